@@ -1,0 +1,62 @@
+"""refengine: the right answer of a linear-attention recurrence, with a bound on how wrong it can be.
+
+    import refengine
+    s = refengine.solve("gated_delta_rule", q=q, k=k, v=v, g=g, beta=beta, use_qk_l2norm=True)
+    s.o, s.final_state, s.bound["o"]
+
+Names are found when first used: importing costs nothing.
+"""
+
+from importlib import import_module as _import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .engine.solution import Solution
+    from .engine.solve import solve
+    from .errors import FileError, GrowingGateWarning, InputError, RefengineError, UnavailableError
+    from .frontend.gates import Gate
+    from .frontend.norm import L2Norm
+    from .frontend.pairing import Conv
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "solve": ".engine.solve",
+    "Solution": ".engine.solution",
+    "Conv": ".frontend.pairing",
+    "Gate": ".frontend.gates",
+    "L2Norm": ".frontend.norm",
+    "RefengineError": ".errors",
+    "InputError": ".errors",
+    "FileError": ".errors",
+    "UnavailableError": ".errors",
+    "GrowingGateWarning": ".errors",
+}
+__all__ = [
+    "Conv",
+    "FileError",
+    "Gate",
+    "GrowingGateWarning",
+    "InputError",
+    "L2Norm",
+    "RefengineError",
+    "Solution",
+    "UnavailableError",
+    "ops",
+    "solve",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        value = getattr(_import_module(_HOME[name], __name__), name)
+    elif name == "ops":
+        value = _import_module(".ops", __name__)
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,66 @@
+"""From a problem to its kernel family's inputs: pairing, norm, gates, then the op's own lowering. Every step carries its error bound."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..frontend.gates import log_decay, step_size
+from ..frontend.pairing import pair
+from ..numbers.bounded import Bounded
+from ..spec import Delta, Tensor
+from .problem import Problem
+
+Array = NDArray[Any]
+
+
+def rank4(tensor: Tensor, array: Array) -> Array:
+    """[B, T, heads, channels]: one channel where an input is one number a head, one row and token where it is one a head for all."""
+    layout = tensor.layout(array.ndim) or ()
+    if layout == ("HV",):
+        return array[None, None, :, None]
+    return array[..., None] if array.ndim == 3 else array
+
+
+def through_pairing(p: Problem, name: str, array: Array, pasts: dict[str, Array]) -> Bounded:
+    """Shift and convolution; entries of one token (DeltaProduct) are so many more heads of it."""
+    if name not in p.pairing:
+        return Bounded.exact(array)
+    B, M, H, D = array.shape
+    T = p.sizes["T"]
+    whole = array.reshape(B, T, (M // T if T else 1) * H, D)
+    out, left = pair(whole, p.pairing[name], p.segments)
+    pasts[name] = left.transpose(0, 2, 1)
+    return Bounded(out.value.reshape(array.shape), out.error.reshape(B, M, H))
+
+
+def prepare(p: Problem) -> tuple[Delta, dict[str, Array]]:
+    """The family's inputs, and the tokens each paired tensor carries on to the next call."""
+    pasts: dict[str, Array] = {}
+    inputs: dict[str, Bounded | None] = {}
+    for tensor in p.op.inputs:
+        array = p.tensors.get(tensor.name)
+        inputs[tensor.name] = None if array is None else through_pairing(p, tensor.name, rank4(tensor, array), pasts)
+        bounded = inputs[tensor.name]
+        if p.norm is not None and bounded is not None and tensor.role in ("query", "key"):
+            inputs[tensor.name] = p.norm(bounded)
+    if p.gate is not None:
+        a = p.gate.a if p.gate.a.ndim == 4 else p.gate.a[..., None]
+        inputs[p.op.role("decay")[0].name] = log_decay(a, p.gate.A_log, p.gate.dt_bias, p.gate.lower_bound)
+    if p.beta_logits is not None:
+        logits = rank4(p.op.tensor("beta"), p.beta_logits)
+        inputs["beta"] = step_size(logits, p.allow_neg_eigval)
+    known: dict[str, Any] = {"convention": p.convention, **p.sizes, **p.options}
+    lowered: Delta = p.op.lower(inputs, **known)
+    return lowered, pasts
+
+
+def scale_of(p: Problem) -> tuple[float, float]:
+    """The scale, and how far it may be from the number it stands for, relative to it."""
+    if p.scale is not None:
+        return p.scale, 0.0
+    if p.scale_is == "1":
+        return 1.0, 0.0
+    return float(1.0 / np.sqrt(np.float64(p.sizes["K"]))), 2.0 * 2.0**-53

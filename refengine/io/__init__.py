@@ -1,0 +1,1 @@
+"""Files and other libraries' arrays: the only floor that touches either."""

@@ -1,0 +1,65 @@
+"""The door to numba: one decorator, one cache.
+
+Numba's own cache goes stale when a function in *another* file changes (numba #1833), so the cache lives in a folder named by a digest
+of every kernel source: a stale entry cannot be found. `njit` here is the only jit of the package: strict IEEE (no fast-math, no
+contraction), no GIL, errors as NumPy has them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numba
+
+
+def cache_home() -> Path:
+    """The folder above every refengine cache: NUMBA_CACHE_DIR, else the user's cache folder, else a private temporary one."""
+    chosen = os.environ.get("NUMBA_CACHE_DIR")
+    if chosen:
+        return Path(chosen)
+    if sys.platform == "darwin":
+        base = Path.home() / "Library" / "Caches"
+    elif os.name == "nt":
+        base = Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local"))
+    else:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    home = base / "refengine"
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=home):
+            return home
+    except OSError:
+        user = os.getuid() if hasattr(os, "getuid") else os.environ.get("USERNAME", "user")
+        return Path(tempfile.gettempdir()) / f"refengine-{user}"
+
+
+def digest() -> str:
+    """Sixteen hex digits over the sources of all kernels: what the compiled code depends on besides numba and the CPU."""
+    h = hashlib.sha256()
+    for file in sorted(Path(__file__).parent.glob("*.py")):
+        h.update(file.name.encode() + b"\0" + file.read_bytes())
+    return h.hexdigest()[:16]
+
+
+CACHE = cache_home() / f"kernels-{digest()}"
+
+
+def njit(function: Callable[..., Any]) -> Any:
+    """Compile by the house rules and cache under `CACHE`, leaving numba's own settings as they were."""
+    before = numba.config.CACHE_DIR
+    numba.config.CACHE_DIR = str(CACHE)
+    try:
+        return numba.njit(function, cache=True, nogil=True, error_model="numpy", fastmath=False, _nrt=False)
+    finally:
+        numba.config.CACHE_DIR = before
+
+
+def inline(function: Callable[..., Any]) -> Any:
+    """A helper that lives inside its callers' code: compiled with them, never by itself."""
+    return numba.njit(function, nogil=True, error_model="numpy", fastmath=False, forceinline=True, _nrt=False)

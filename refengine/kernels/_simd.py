@@ -1,0 +1,248 @@
+"""Wide vectors for Numba: a value type lowered to LLVM's `<n x T>` with plain IEEE operations and an explicit fused multiply-add.
+
+A kernel written over these reads like its equation; LLVM splits a wide vector over the registers the machine has. Every operation
+works lane by lane, so the bits do not depend on the number of lanes, on the tile, or on the instruction set. The number of lanes is a
+matter of speed alone and follows the target's widest registers.
+"""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import llvmlite.binding as llvm
+import numba
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.core.typing import signature
+from numba.core.typing.templates import AbstractTemplate, infer_global
+from numba.extending import intrinsic, lower_builtin, models, register_model
+
+
+def _vector_bytes() -> int:
+    """Bytes in one tile row: several of the target's registers, so that independent sums hide the latency of an add."""
+    features = numba.config.CPU_FEATURES
+    if features is None:
+        features = "" if numba.config.CPU_NAME else llvm.get_host_cpu_features().flatten()
+    name = numba.config.CPU_NAME or ""
+    if "+avx512f" in features or name in ("x86-64-v4", "skylake-avx512"):
+        return 256
+    return 64
+
+
+BYTES = _vector_bytes()
+BLOCK = 64
+
+
+class Vec(types.Type):  # type: ignore[misc]
+    """Lanes of one float type, `size` bytes in all."""
+
+    def __init__(self, dtype: types.Float, size: int = BYTES) -> None:
+        self.dtype = dtype
+        self.lanes = size * 8 // dtype.bitwidth
+        super().__init__(name=f"Vec({dtype}, {self.lanes})")
+
+    @property
+    def ir(self) -> ir.VectorType:
+        return ir.VectorType(ir.DoubleType() if self.dtype == types.float64 else ir.FloatType(), self.lanes)
+
+    @property
+    def suffix(self) -> str:
+        return f"v{self.lanes}f{self.dtype.bitwidth}"
+
+
+@register_model(Vec)
+class _VecModel(models.PrimitiveModel):  # type: ignore[misc]
+    def __init__(self, dmm: Any, fe_type: Vec) -> None:
+        super().__init__(dmm, fe_type, fe_type.ir)
+
+
+def _address(context: Any, builder: Any, arrays: Any, array: Any, index: Any, vec: Vec) -> Any:
+    data = context.make_array(arrays)(context, builder, array).data
+    return builder.bitcast(builder.gep(data, [index]), vec.ir.as_pointer())
+
+
+def _load(vec: Vec, array: Any) -> Any:
+    def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        value = builder.load(_address(context, builder, sig.args[0], args[0], args[1], vec))
+        value.align = vec.dtype.bitwidth // 8
+        return value
+
+    return vec(array, types.intp), code
+
+
+@intrinsic
+def load(typing: Any, array: Any, index: Any) -> Any:
+    """The lanes of a contiguous array from flat `index` on."""
+    return _load(Vec(array.dtype), array)
+
+
+@intrinsic
+def block(typing: Any, array: Any, index: Any) -> Any:
+    """BLOCK bytes of a contiguous array from flat `index` on: the same lanes on every machine, for sums across lanes."""
+    return _load(Vec(array.dtype, BLOCK), array)
+
+
+@intrinsic
+def store(typing: Any, array: Any, index: Any, value: Any) -> Any:
+    """Put the lanes into a contiguous array from flat `index` on."""
+
+    def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        put = builder.store(args[2], _address(context, builder, sig.args[0], args[0], args[1], sig.args[2]))
+        put.align = sig.args[2].dtype.bitwidth // 8
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, value), code
+
+
+@intrinsic
+def at(typing: Any, array: Any, index: Any) -> Any:
+    """The number at flat `index` of a contiguous array of any rank."""
+
+    def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        data = context.make_array(sig.args[0])(context, builder, args[0]).data
+        return builder.load(builder.gep(data, [args[1]]))
+
+    return array.dtype(array, types.intp), code
+
+
+@intrinsic
+def put(typing: Any, array: Any, index: Any, x: Any) -> Any:
+    """Write the number at flat `index` of a contiguous array of any rank, rounded to its type."""
+
+    def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        data = context.make_array(sig.args[0])(context, builder, args[0]).data
+        value = context.cast(builder, args[2], sig.args[2], sig.args[0].dtype)
+        builder.store(value, builder.gep(data, [args[1]]))
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, x), code
+
+
+def _spread(builder: Any, vec: Vec, x: Any) -> Any:
+    blank = ir.Constant(vec.ir, ir.Undefined)
+    one = builder.insert_element(blank, x, ir.Constant(ir.IntType(32), 0))
+    zeros = ir.Constant(ir.VectorType(ir.IntType(32), vec.lanes), [0] * vec.lanes)
+    return builder.shuffle_vector(one, blank, zeros)
+
+
+@intrinsic
+def splat(typing: Any, x: Any) -> Any:
+    """One number in every lane."""
+    vec = Vec(x)
+
+    return vec(x), lambda context, builder, sig, args: _spread(builder, vec, args[0])
+
+
+def _reduce(name: str, start: bool) -> Any:
+    """Code that folds the lanes by `llvm.vector.reduce.NAME`; without fast-math flags a sum goes lane by lane in order."""
+
+    def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        vec = sig.args[0]
+        one = vec.ir.element
+        given = [one, vec.ir] if start else [vec.ir]
+        fold = cgutils.get_or_insert_function(
+            builder.module, ir.FunctionType(one, given), f"llvm.vector.reduce.{name}.{vec.suffix}"
+        )
+        return builder.call(fold, [ir.Constant(one, -0.0), *args] if start else args)
+
+    return intrinsic(lambda typing, x: (x.dtype(x), code))
+
+
+largest = _reduce("fmaximum", start=False)  # NaN if any lane is NaN
+smallest = _reduce("fminimum", start=False)
+total = _reduce("fadd", start=True)
+
+
+def _lower(emit: Any) -> Any:
+    """Intrinsic code from `emit(builder, llvm_type, suffix, args)`, the same for a number and for a vector."""
+
+    def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        kind = sig.return_type
+        if isinstance(kind, Vec):
+            return emit(builder, kind.ir, kind.suffix, args)
+        return emit(builder, context.get_value_type(kind), f"f{kind.bitwidth}", args)
+
+    return code
+
+
+def _call(name: str) -> Any:
+    """`emit` for a call of the LLVM intrinsic `name`."""
+
+    def emit(builder: Any, kind: Any, suffix: str, args: Any) -> Any:
+        signature = ir.FunctionType(kind, [kind] * len(args))
+        return builder.call(cgutils.get_or_insert_function(builder.module, signature, f"llvm.{name}.{suffix}"), args)
+
+    return _lower(emit)
+
+
+def _unary(code: Any) -> Any:
+    return intrinsic(lambda typing, x: (x(x), code))
+
+
+def _binary(code: Any) -> Any:
+    return intrinsic(lambda typing, x, y: (x(x, x), code))
+
+
+fma = intrinsic(lambda typing, x, y, z: (x(x, x, x), _call("fma")))  # x y + z, rounded once
+sqrt = _unary(_call("sqrt"))
+absolute = _unary(_call("fabs"))
+maximum = _binary(_call("maximum"))  # NaN if either is NaN
+minimum = _binary(_call("minimum"))
+
+
+@intrinsic
+def power_of_two(typing: Any, shifted: Any) -> Any:
+    """2^n, |n| <= 1022, from n + 1.5 * 2^52: the low bits of that sum are n, and become the exponent."""
+
+    def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        word = ir.IntType(64)
+        bits = builder.shl(builder.bitcast(args[0], word), word(52))
+        return builder.bitcast(builder.add(bits, word(1023 << 52)), ir.DoubleType())
+
+    return types.float64(types.float64), code
+
+
+@intrinsic
+def split_exponent(typing: Any, x: Any) -> Any:
+    """(m, n) with x = m 2^n and m in [1, 2), for a positive normal x; n as a float64."""
+
+    def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        word = ir.IntType(64)
+        bits = builder.bitcast(args[0], word)
+        mantissa = builder.or_(builder.and_(bits, word((1 << 52) - 1)), word(1023 << 52))
+        exponent = builder.sub(builder.lshr(bits, word(52)), word(1023))
+        pair = [builder.bitcast(mantissa, ir.DoubleType()), builder.sitofp(exponent, ir.DoubleType())]
+        return context.make_tuple(builder, sig.return_type, pair)
+
+    return types.UniTuple(types.float64, 2)(types.float64), code
+
+
+def _operator(symbol: Any, instruction: str) -> None:
+    """Let `symbol` stand between two vectors, or between a vector and a number of its type."""
+
+    @infer_global(symbol)  # type: ignore[misc]
+    class _Typing(AbstractTemplate):  # type: ignore[misc]
+        def generic(self, args: Any, kws: Any) -> Any:
+            vec = next((x for x in args if isinstance(x, Vec)), None)
+            if vec is not None and all(x in (vec, vec.dtype) for x in args):
+                return signature(vec, *args)
+            return None
+
+    def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        vec = sig.return_type
+        wide = [x if kind == vec else _spread(builder, vec, x) for kind, x in zip(sig.args, args, strict=True)]
+        return getattr(builder, instruction)(*wide)
+
+    for left, right in ((Vec, Vec), (Vec, types.Float), (types.Float, Vec)):
+        lower_builtin(symbol, left, right)(code)
+
+
+for _symbol, _name in (
+    (operator.add, "fadd"),
+    (operator.sub, "fsub"),
+    (operator.mul, "fmul"),
+    (operator.truediv, "fdiv"),
+):
+    _operator(_symbol, _name)

@@ -1,0 +1,483 @@
+"""The delta core: one recurrence for the family, and beside it a rigorous bound on its own rounding.
+
+Per head and micro-step, for a state S of K x V with columns S_j (every value column is independent of the others):
+
+    S~   = diag(a) S
+    p_j  = e . X_j              X = S~ (order "post") or S (order "pre")
+    d_j  = b_j (v_j - p_j)
+    S'_j = S~_j + k d_j
+    o_j  = s (q . S'_j)         where a token ends
+
+Order of operations (part of the definition, the same on every machine): rows are summed in four segments of ceil(K / 4) rows, each a
+chain of fused multiply-adds from zero, and the segments as (0 + 1) + (2 + 3); the decay is a rounded product, the update a fused
+multiply-add; the correction rounds v - p, then its product with b; the read-out rounds its product with s. No reduction crosses
+columns, so neither lanes, tiles nor threads touch the bits.
+
+One sweep over the rows does token t's read-out, t + 1's decay and t + 1's prediction while a row is in a register; a tile of K x lanes
+stays in the first-level cache. Tokens go by windows whose q, k, e, a are packed once and serve every tile.
+
+The bound
+---------
+Hats are what is computed, u the unit roundoff, g = m u / (1 - m u) with m = ceil(K/4) + 2 the roundings in one term of a sum. What the
+kernel is given may itself be rounded: |q^ - q| <= dq, |k^ - k| <= dk, |e^ - e| <= de (Euclidean), |v^ - v| <= dv, |b^ - b| <= db,
+|a^ - a| <= da a^. For one column let N >= |S^| and E >= |S^ - S|; N~ and E~ the same after the decay. Then
+
+    S~^ - S~  = diag(a) (S^ - S) + rounding,   |rounding| <= mu N~,   mu = u + (1 + u) da           (0 if nothing decays)
+    d^ - d    = (d^ - b^ u^) + (b^ - b) u^ + b ((u^ - (v^ - p^)) + (v^ - v) - (p^ - p))
+    p^ - p    = (p^ - e^ . X^) + (e^ - e) . X^ + e . (X^ - X)
+
+The last term joins the decay in the operator M, and all others are small scalars:
+
+    M = I - b k e'  on S~ (post),  diag(a) - b k e'  on S (pre)
+    r = db |u^| + |b| (dv + (g |e^| + de) |X^| + u |u^|) + u |d^|        with |b| <= |b^| + db
+    E' = |M| E + |k| r + dk |d^| + u N',     N' = N~ + |k^| |d^|,     o: s ((g |q^| + dq) N' + |q| E') + 2u |o^|
+
+|a0 I - b k e'| is (sqrt(P) + sqrt((2 a0 - c)^2 + P - c^2)) / 2 exactly, with c = b k.e and P = b^2 |k|^2 |e|^2: the two singular values
+that are not a0 have product a0 |a0 - c| and sum of squares 2 a0^2 - 2 a0 c + P. For e = k it is max(1, |1 - b |k|^2|). A spread of the
+decays adds (max a - min a) / 2 around their centre a0 (order pre). M is taken at the exact b, k, e: that costs |b| (|k| de + dk |e|) +
+db |k| |e| more. N grows by the triangle inequality and is measured afresh every REFRESH micro-steps. Every new N, E and o-bound is
+multiplied by 1 + 64 u, more than the roundings of its own evaluation, and TAU covers underflow.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ._jit import inline, njit
+from ._simd import (
+    BLOCK,
+    BYTES,
+    absolute,
+    at,
+    block,
+    fma,
+    largest,
+    load,
+    maximum,
+    minimum,
+    put,
+    smallest,
+    splat,
+    sqrt,
+    store,
+    total,
+)
+
+WINDOW = 32  # micro-steps packed at a time: at K = 128 their k, q, a, e take 128 KiB of the second-level cache
+REFRESH = 16  # micro-steps between two measurements of a column's norm
+NO_ERASE, ERASE_IS_KEY, ERASE = 0, 1, 2
+
+# What the bound of one micro-step needs besides the columns, one slot each; every one an upper bound.
+SIZE_A, MU, K_E, TWO_A0, GRAM, PER_B, REST = range(
+    7
+)  # |M| + what the inexact b, k, e, a add = PER_B |b| + REST + sqrt(..) / 2
+PREDICT, DV, CAST_V, DB, CAST_B, K_NORM, DK = range(7, 14)  # g |e| + de; dv + CAST_V |v|; db + CAST_B |b|; |k|; dk
+READ, Q_NORM = range(14, 16)  # g |q| + dq; |q|
+SLOTS = 16
+
+
+def lanes(dtype: np.dtype) -> int:
+    """Value columns in one tile."""
+    return BYTES // dtype.itemsize
+
+
+def constants(scale: float, scale_error: float, K: int, dtype: np.dtype) -> tuple[np.floating, ...]:
+    """(scale, its relative error, u, TAU, 1 + 64 u, what rounds a column's norm up), each in the kernel's own type."""
+    info = np.finfo(dtype)
+    u = float(info.eps) / 2
+    tau = (K + 64) * float(info.smallest_subnormal)
+    return tuple(dtype.type(x) for x in (scale, scale_error, u, tau, 1 + 64 * u, 1 + (K + 8) * u))
+
+
+@inline
+def rows(x, base, d, S, low, high, pre, zero):
+    """Rows low..high of a sweep: finish the update by d, read with q, decay by a, predict with e. Returns (prediction, read-out).
+
+    x [..., K, 4], read from flat `base` on, holds k, q, a, e of a row side by side: one stream of loads instead of four.
+    """
+    L = S.shape[1]
+    p = splat(zero)
+    r = splat(zero)
+    if pre:
+        for i in range(low, high):
+            n = base + 4 * i
+            s = fma(splat(at(x, n)), d, load(S, i * L))
+            r = fma(splat(at(x, n + 1)), s, r)
+            p = fma(splat(at(x, n + 3)), s, p)
+            store(S, i * L, at(x, n + 2) * s)
+    else:
+        for i in range(low, high):
+            n = base + 4 * i
+            s = fma(splat(at(x, n)), d, load(S, i * L))
+            r = fma(splat(at(x, n + 1)), s, r)
+            s = at(x, n + 2) * s
+            p = fma(splat(at(x, n + 3)), s, p)
+            store(S, i * L, s)
+    return p, r
+
+
+@inline
+def sweep(x, base, d, S, pre, zero):
+    """All rows, in the canonical four segments: (0 + 1) + (2 + 3)."""
+    K = S.shape[0]
+    m = (K + 3) // 4
+    p = splat(zero)
+    r = p
+    p_left = p
+    r_left = p
+    for segment in range(4):
+        pn, rn = rows(x, base, d, S, min(segment * m, K), min(segment * m + m, K), pre, zero)
+        if segment == 0 or segment == 2:
+            p_left = p
+            r_left = r
+            p = pn
+            r = rn
+        else:
+            p = p + pn
+            r = r + rn
+    return p_left + p, r_left + r
+
+
+@inline
+def column_norms(S, up, zero):
+    """An upper bound on the Euclidean norm of each column of a tile."""
+    L = S.shape[1]
+    n = splat(zero)
+    for i in range(S.shape[0]):
+        s = load(S, i * L)
+        n = fma(s, s, n)
+    return sqrt(n) * up
+
+
+@inline
+def tile(x, v, b, c, S, N, E, o, bound, first, micro, pre, numbers):
+    """One tile through one window of W micro-steps: the recurrence of the module's docstring and its bound.
+
+    x [W + 1, K, 4]: row j holds the key and query of micro-step j - 1, the decay and erase vector of micro-step j. v, b, o [W, L];
+    c [W, SLOTS]; S [K, L] the state; N, E [L] bounds on its norm and error; bound [W] the largest o-bound of a row so far. `first` is
+    the number of micro-steps of this sequence before the window.
+    """
+    scale, scale_error, u, tau, grow, norm_up = numbers
+    W = v.shape[0]
+    L = S.shape[1]
+    zero = u - u
+    one = u / u
+    half = one / (one + one)
+    row = 4 * S.shape[0]
+    d = splat(-zero)  # -0: the first sweep leaves every state as it is, signed zeros too
+    norm = load(N, 0)
+    error = load(E, 0)
+    for j in range(W + 1):
+        p, r = sweep(x, j * row, d, S, pre, zero)
+        if j > 0 and (first + j) % micro == 0:
+            w = c[j - 1]
+            out = scale * r
+            store(o, (j - 1) * L, out)
+            wrong = abs(scale) * (w[READ] * norm + w[Q_NORM] * error) + (scale_error + u) * absolute(out)
+            bound[j - 1] = maximum(bound[j - 1], largest(grow * wrong + tau))
+        if j == W:
+            break
+        w = c[j]
+        bj = load(b, j * L)
+        vj = load(v, j * L)
+        miss = vj - p
+        d = bj * miss
+        decayed = (w[SIZE_A] * norm) * grow + tau
+        if (first + j) % REFRESH == 0:
+            decayed = minimum(decayed, column_norms(S, norm_up, zero) + tau)
+        abs_b = absolute(bj)
+        abs_miss = absolute(miss)
+        abs_d = absolute(d)
+        all_b = abs_b + (w[DB] + w[CAST_B] * abs_b)
+        y = splat(w[TWO_A0]) - bj * w[K_E]
+        operator = w[PER_B] * abs_b + (w[REST] + half * sqrt(y * y + bj * bj * w[GRAM]))
+        given = w[MU] * decayed + tau * norm
+        if pre:
+            seen = norm
+            carried = operator * error + given
+        else:
+            seen = decayed
+            carried = operator * (w[SIZE_A] * error + given)
+        rest = all_b * (w[DV] + w[CAST_V] * absolute(vj) + w[PREDICT] * seen + u * abs_miss + tau) + u * abs_d
+        rest = rest + (w[DB] + w[CAST_B] * abs_b) * abs_miss
+        norm = (decayed + w[K_NORM] * abs_d) * grow + tau
+        error = grow * (carried + w[K_NORM] * rest + w[DK] * abs_d + u * norm) + tau
+    store(N, 0, norm)
+    store(E, 0, error)
+
+
+@inline
+def dot(x, y):
+    """x . y over two padded rows, in blocks of the same lanes on every machine."""
+    L = BLOCK // x.itemsize
+    s = block(x, 0) * block(y, 0)
+    for i in range(L, x.size, L):
+        s = fma(block(x, i), block(y, i), s)
+    return np.float64(total(s))
+
+
+@inline
+def extent(x):
+    """(smallest, largest) entry of a padded row."""
+    L = BLOCK // x.itemsize
+    low = block(x, 0)
+    top = low
+    for i in range(L, x.size, L):
+        low = minimum(low, block(x, i))
+        top = maximum(top, block(x, i))
+    return np.float64(smallest(low)), np.float64(largest(top))
+
+
+@inline
+def step_slots(w, k, e, a, dk, de, da, dv, db, pre, erase, u, cast, cast_gate):
+    """The slots of one micro-step, in float64. `cast` is the rounding of q, k, e, v on entry (0 if exact), `cast_gate` that of a, b."""
+    many = (
+        (k.size + 8) * 2.0 * u
+    )  # over the roundings here, of the sums above all, and of storing the slots in the kernel's type
+    up = 1.0 + many
+    kk = dot(k, k)
+    nk = np.sqrt(kk) * up
+    ke, ne, gram = 0.0, 0.0, 0.0
+    if erase == ERASE_IS_KEY:
+        ke, ne = kk, nk
+    elif erase == ERASE:
+        ee = dot(e, e)
+        ke, ne = dot(k, e), np.sqrt(ee) * up
+        gram = max(0.0, kk * ee - ke * ke) + 4.0 * many * kk * ee
+    dk += cast * nk
+    de += cast * ne
+    low, top = extent(a)
+    still = low == 1.0 and top == 1.0 and da == 0.0
+    da += cast_gate
+    size = max(abs(low), abs(top))
+    centre, spread, moved = 1.0, 0.0, 0.0
+    if pre:
+        centre, spread = 0.5 * (top + low), 0.5 * (top - low)
+        moved = 0.0 if still else da * size
+    norms = (nk + dk) * (ne + de)
+    w[SIZE_A] = 1.0 if still else size * (1.0 + da) * up
+    w[MU] = 0.0 if still else (u + da * (1.0 + u)) * up
+    w[K_E] = ke
+    w[TWO_A0] = 2.0 * centre
+    w[GRAM] = gram * up
+    w[PER_B] = (0.5 * nk * ne + (nk + dk) * de + dk * ne + (many + cast_gate) * norms) * up
+    w[REST] = (spread + db * norms + moved + many * (abs(centre) + spread)) * up
+    w[PREDICT] = ((k.size // 4 + 3) * u * up * ne + de) * up
+    w[DV] = dv * up
+    w[CAST_V] = cast * up
+    w[DB] = db * up
+    w[CAST_B] = cast_gate * up
+    w[K_NORM] = (nk + dk) * up
+    w[DK] = dk * up
+
+
+@inline
+def read_slots(w, q, dq, u, cast):
+    """The slots of one read-out."""
+    up = 1.0 + (q.size + 8) * 2.0 * u
+    nq = np.sqrt(dot(q, q)) * up
+    dq += cast * nq
+    w[READ] = ((q.size // 4 + 3) * u * up * nq + dq) * up
+    w[Q_NORM] = (nq + dq) * up
+
+
+@inline
+def offset(x, batch, t, head):
+    """Flat index of the first channel of one token's head in [B, T, heads, channels]."""
+    return ((batch * x.shape[1] + t) * x.shape[2] + head) * x.shape[3]
+
+
+@inline
+def widen(x, batch, t, head, lines, n):
+    """One vector into line n, rounded if need be, with zeros behind it. One entry stands for all."""
+    source = offset(x, batch, t, head)
+    D = x.shape[3]
+    P = lines.shape[1]
+    to = n * P
+    if D == 1:
+        fill(lines, n, at(x, source))
+    else:
+        for i in range(D):
+            put(lines, to + i, at(x, source + i))
+        for i in range(D, P):
+            put(lines, to + i, np.float32(0.0))
+
+
+@inline
+def fill(lines, n, value):
+    """One number all along line n."""
+    for i in range(lines.shape[1]):
+        put(lines, n * lines.shape[1] + i, value)
+
+
+@inline
+def lay(lines, k, q, a, e, x, j):
+    """Four lines side by side into x[j]."""
+    P = lines.shape[1]
+    base = j * x.shape[1] * 4
+    for i in range(x.shape[1]):
+        put(x, base + 4 * i, at(lines, k * P + i))
+        put(x, base + 4 * i + 1, at(lines, q * P + i))
+        put(x, base + 4 * i + 2, at(lines, a * P + i))
+        put(x, base + 4 * i + 3, at(lines, e * P + i))
+
+
+@inline
+def columns_in(x, batch, start, head, left, W, tile_rows, zero):
+    """Columns left .. left + L of W micro-steps into [W, L], zeros beyond the last; one column stands for all."""
+    L = tile_rows.shape[1]
+    n = min(L, x.shape[3] - left)
+    step = x.shape[2] * x.shape[3]
+    base = offset(x, batch, start, head)
+    for j in range(W):
+        for i in range(n):
+            tile_rows[j, i] = at(x, base + left + i)
+        for i in range(n, L):
+            tile_rows[j, i] = at(x, base) if x.shape[3] == 1 else zero
+        base += step
+
+
+@inline
+def columns_out(tile_rows, o, batch, t, head, left, first, W, micro):
+    """The read-outs of a window into their columns of o."""
+    L = tile_rows.shape[1]
+    n = min(L, o.shape[3] - left)
+    base = offset(o, batch, t, head) + left
+    step = o.shape[2] * o.shape[3]
+    for j in range(W):
+        if (first + j + 1) % micro == 0:
+            for i in range(n):
+                put(o, base + i, tile_rows[j, i])
+            base += step
+
+
+@inline
+def prepare(place, heads, q, k, e, a, dq, dk, de, da, dv, db, x, lines, slots, start, W, rule, u, zero, one):
+    """Pack a window's q, k, e, a side by side, and fill the slots of its bounds.
+
+    lines [6, padded K]: k and q of one micro-step, k and q of the next, then a and e (e is the key's own line where they are the same).
+    """
+    batch, _, _, begin, _ = place
+    hq, hk, he, ha, hv = heads
+    micro, pre, erase = rule
+    cast = u if k.itemsize > x.itemsize else 0.0
+    cast_gate = u if a.itemsize > x.itemsize else 0.0
+    old, new = 0, 2
+    fill(lines, old, zero)
+    fill(lines, old + 1, zero)
+    fill(lines, 5, zero)
+    for j in range(W):
+        t = start + j
+        widen(k, batch, t, hk, lines, new)
+        widen(a, batch, t, ha, lines, 4)
+        if a.shape[3] > 1:
+            for i in range(a.shape[3], lines.shape[1]):
+                put(lines, 4 * lines.shape[1] + i, at(lines, 4 * lines.shape[1]))
+        key = new if erase == ERASE_IS_KEY else 5
+        if erase == ERASE:
+            widen(e, batch, t, he, lines, 5)
+        step_slots(
+            slots[j],
+            lines[new],
+            lines[key],
+            lines[4],
+            dk[batch, t, hk],
+            de[batch, t, he],
+            da[batch, t, ha],
+            dv[batch, t, hv],
+            db[batch, t, hv],
+            pre,
+            erase,
+            u,
+            cast,
+            cast_gate,
+        )
+        if (start - begin + j + 1) % micro == 0:
+            widen(q, batch, t // micro, hq, lines, new + 1)
+            read_slots(slots[j], lines[new + 1], dq[batch, t // micro, hq], u, cast)
+        else:
+            fill(lines, new + 1, zero)
+        lay(lines, old, old + 1, 4, key, x, j)
+        old, new = new, old
+    fill(lines, 4, one)
+    fill(lines, 5, zero)
+    lay(lines, old, old + 1, 4, 5, x, W)
+
+
+@njit
+def run(place, heads, q, k, e, a, v, b, dq, dk, de, da, dv, db, S, N, E, o, bound, scratch, rule, numbers):
+    """Micro-steps t0 .. t1 of one head, for the tiles of one block of columns: pack a window, then every tile through it.
+
+    place = (batch, t0, t1, begin, column): micro-steps t0..t1 of row `batch`, in a sequence that began at `begin`; first value column.
+    heads = (q, k, e, a, v): which head of each array. q [B, T, *, K]; k, e [B, M, *, K]; a [B, M, *, K or 1]; v [B, M, HV, V];
+    b [B, M, HV, V or 1]; their error bounds dq .. db [B, T or M, *]. S [tiles, K, L], N and E [tiles, L] are carried on. o [B, T, HV, V]
+    and bound [T] are written. scratch = x [W + 1, K, 4], lines [6, padded K], v, b, o [W, L], slots [W, SLOTS], row bounds [W].
+    rule = (micro, pre, erase); numbers is what `constants` gives.
+    """
+    batch, t0, t1, begin, column = place
+    hv = heads[4]
+    micro, pre, _ = rule
+    u = numbers[2]
+    zero = u - u
+    x, lines, vs, bs, os, slots, worst = scratch
+    tiles, _, L = S.shape
+    for start in range(t0, t1, WINDOW):
+        W = min(WINDOW, t1 - start)
+        first = start - begin
+        prepare(
+            place,
+            heads,
+            q,
+            k,
+            e,
+            a,
+            dq,
+            dk,
+            de,
+            da,
+            dv,
+            db,
+            x,
+            lines,
+            slots,
+            start,
+            W,
+            rule,
+            np.float64(u),
+            zero,
+            u / u,
+        )
+        for j in range(W):
+            worst[j] = zero
+        for n in range(tiles):
+            left = column + n * L
+            columns_in(v, batch, start, hv, left, W, vs, zero)
+            if n == 0 or b.shape[3] > 1:
+                columns_in(b, batch, start, hv, left if b.shape[3] > 1 else 0, W, bs, zero)
+            tile(x, vs[:W], bs, slots, S[n], N[n], E[n], os, worst, first, micro, pre, numbers)
+            columns_out(os, o, batch, start // micro, hv, left, first, W, micro)
+        for j in range(W):
+            if (first + j + 1) % micro == 0:
+                bound[(start + j) // micro] = worst[j]
+
+
+@njit
+def enter(h0, S, N, E, up, tau):
+    """Columns of an initial state [K, V'] into tiles; the state is exact, its norm bounded."""
+    tiles, K, L = S.shape
+    for n in range(tiles):
+        for i in range(K):
+            for j in range(L):
+                S[n, i, j] = h0[i, n * L + j] if n * L + j < h0.shape[1] else up - up
+        store(N[n], 0, column_norms(S[n], up, up - up) + splat(tau))
+        E[n, :] = up - up
+
+
+@njit
+def leave(S, E, ht, bound):
+    """Tiles into the columns of a state [K, V'] and of its error bound [V']."""
+    for n in range(S.shape[0]):
+        for j in range(min(S.shape[2], ht.shape[1] - n * S.shape[2])):
+            bound[n * S.shape[2] + j] = E[n, j]
+            for i in range(S.shape[1]):
+                ht[i, n * S.shape[2] + j] = S[n, i, j]

@@ -1,0 +1,1 @@
+"""Numbers and their errors: floating formats, rounding, bound arithmetic."""

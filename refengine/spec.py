@@ -1,0 +1,145 @@
+"""What an op is: its inputs with their axes, its equations, its definition and its lowering. Declared once, everything else derives.
+
+Axes are letters: B rows, T tokens, H key heads, HV value heads (HV a multiple of H; value head h reads key head h // (HV // H)),
+K key and V value channels, N sequences (B, or len(cu_seqlens) - 1). `T*n` counts `n` entries a token, token by token.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from .errors import InputError, nearest
+
+FLOATS = "bfloat16, float16, float8, float32, float64"
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One input: its name, the layouts it may have (`"B T HV"`, ...), and what it means."""
+
+    name: str
+    axes: tuple[str, ...]
+    doc: str
+    required: bool = True
+    role: str = (
+        ""  # "query", "key", "value": what pairing and l2norm act on; "decay": a log gate, which grows if positive
+    )
+    integer: bool = False
+
+    def layout(self, rank: int) -> tuple[str, ...] | None:
+        """The axes of the layout with that many axes, if there is one."""
+        return next((tuple(a.split()) for a in self.axes if len(a.split()) == rank), None)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """The op as online learning: what is trained, on what, how, and how it forgets."""
+
+    model: str
+    loss: str
+    optimiser: str
+    forgetting: str
+    batch: str = "1 token"
+
+
+@dataclass(frozen=True)
+class Op:
+    """An op, declared. `step` is the definition; `lower` maps the same inputs onto a kernel family.
+
+    step(S, *, q, k, ...) -> (S, o): one token of one value head, in NumPy arithmetic alone, so that the same lines run in float64, in
+    complex128 and over python-flint balls (object arrays). It may also take `scale`, `convention`, `head`, `heads` and the op's options.
+
+    lower(x, **options) -> Delta: `x` maps each input's name to a `Bounded` of rank 4 ([B, T, H, D]; D = 1 for one number a head), or
+    None. Options are `convention`, the sizes (`H`, `HV`, `K`, `V`, ...) and the op's own.
+    """
+
+    name: str
+    title: str
+    paper: str
+    reading: Reading
+    equations: str
+    inputs: tuple[Tensor, ...]
+    step: Callable[..., Any]
+    lower: Callable[..., Delta]
+    conventions: Mapping[str, str] = field(default_factory=lambda: {"default": "as the equations above"})
+    scale: str = "K^-1/2"  # what scale=None means: "K^-1/2" or "1"
+    scale_of: Mapping[str, str] = field(default_factory=dict)  # where a convention reads it otherwise
+    options: Mapping[str, Any] = field(default_factory=dict)  # the op's own options and their defaults (int)
+
+    @property
+    def family(self) -> str:
+        return "delta"
+
+    def tensor(self, name: str) -> Tensor:
+        for t in self.inputs:
+            if t.name == name:
+                return t
+        raise InputError(f"{self.name} has no input {name!r}{nearest(name, (t.name for t in self.inputs))}.")
+
+    def role(self, role: str) -> tuple[Tensor, ...]:
+        """The inputs that play a part in pairing and norms."""
+        return tuple(t for t in self.inputs if t.role == role)
+
+    def convention(self, name: str | None) -> str:
+        """The named convention, or the default (the first)."""
+        if name is None:
+            return next(iter(self.conventions))
+        if name not in self.conventions:
+            raise InputError(f"{self.name} has no convention {name!r}{nearest(name, self.conventions)}.")
+        return name
+
+    def arguments(self, function: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:
+        """What of `given` the function asks for by name."""
+        return {name: given[name] for name in inspect.signature(function).parameters if name in given}
+
+    def __call__(
+        self,
+        *tensors: Any,
+        scale: float | None = None,
+        initial_state: Any = None,
+        output_final_state: bool = True,
+        cu_seqlens: Any = None,
+        **options: Any,
+    ) -> tuple[Any, Any]:
+        """FLA-shaped: (o, final_state or None), the tensors in the order of `inputs`."""
+        import refengine
+
+        if len(tensors) > len(self.inputs):
+            raise InputError(
+                f"{self.name} takes {len(self.inputs)} tensors ({', '.join(t.name for t in self.inputs)}), {len(tensors)} were given."
+            )
+        named = dict(zip((t.name for t in self.inputs), tensors, strict=False))
+        twice = sorted(set(named) & set(options))
+        if twice:
+            raise InputError(f"{self.name}: {twice[0]!r} is given by position and by name.")
+        solution = refengine.solve(
+            self.name, **named, **options, scale=scale, initial_state=initial_state, cu_seqlens=cu_seqlens
+        )
+        return solution.o, solution.final_state if output_final_state else None
+
+
+@dataclass
+class Delta:
+    """The inputs of the delta core (kernels/delta.py), every one a `Bounded` [B, T or T * micro, heads, channels].
+
+        S~ = diag(a) S;   u = v - e . (S~ or S);   S' = S~ + k (b u)';   o = scale S'' q
+
+    `e` is None (nothing erased) or ERASE_KEY (the write key itself). `b` and `a` are None for one. The error of `a` is relative.
+    `folded` says that value channels were made heads ([B, T, HV * V, 1]), because each has a decay of its own.
+    """
+
+    q: Any
+    k: Any
+    v: Any
+    e: Any = None
+    b: Any = None
+    a: Any = None
+    order: str = "post"
+    micro: int = 1
+    folded: bool = False
+
+
+ERASE_KEY = "key"

@@ -1,0 +1,90 @@
+"""Inputs for every op: the spanning set of difficult regimes, and awkward shapes. Test data only; nothing here computes an answer."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from refengine import ops
+
+# T = 2 C + 5 at C = 16, value heads that share key heads, K != V, an initial state, mild gates: one rich case, and five that hide less.
+REGIMES = ("rich", "still", "strong", "tiny_keys", "same_keys", "unequal_gates")
+SHAPES = {
+    "T=0": dict(T=0),
+    "T=1": dict(T=1),
+    "K=1": dict(K=1),
+    "V=1": dict(V=1),
+    "K=96": dict(T=3, K=96, V=3, B=1, H=1, HV=1),
+    "V=200": dict(T=3, K=3, V=200, B=1, H=1, HV=1),
+    "HV=3H": dict(T=5, H=2, HV=6, B=1),
+    "plain": dict(T=6, start=False),
+    "empty rows": dict(B=0, T=4),
+}
+
+
+def log_gates(rng, regime, shape):
+    if regime == "still":
+        return np.zeros(shape)
+    if regime == "strong":
+        return np.full(shape, -20.0)
+    if regime == "unequal_gates":
+        g = -0.01 * rng.uniform(0, 1, shape)
+        g[..., ::3] = -8.0
+        return g
+    return -0.05 * rng.uniform(0, 2, shape)
+
+
+def keys(rng, regime, shape):
+    k = rng.standard_normal(shape)
+    if regime == "same_keys":
+        k[:] = k[:, :1]
+    k /= np.sqrt(np.maximum((k * k).sum(-1, keepdims=True), 1e-30))
+    return 1e-3 * k if regime == "tiny_keys" else k
+
+
+def case(
+    name, regime="rich", *, B=2, T=37, H=2, HV=4, K=5, V=7, seed=0, start=True, cu_seqlens=None, wide_beta=False, n=2
+):
+    """Keyword arguments of `solve` for one op in one regime."""
+    rng = np.random.default_rng([seed, *name.encode(), *regime.encode()])
+    op = ops.get(name)
+    if cu_seqlens is not None:
+        B, T = 1, int(cu_seqlens[-1])
+    if regime == "still":
+        V = K
+    times = n if "num_householder" in op.options else 1
+    size = {"B": B, "T": T, "H": H, "HV": HV, "K": K, "V": V, "T*n": T * times}
+    given = {}
+    for tensor in op.inputs:
+        axes = tensor.axes[-1] if wide_beta else tensor.axes[0]
+        shape = tuple(size[a] for a in axes.split())
+        if tensor.role == "decay":
+            given[tensor.name] = log_gates(rng, regime, shape)
+        elif tensor.role == "key":
+            given[tensor.name] = keys(rng, regime, shape)
+        elif tensor.role in ("query", "value"):
+            given[tensor.name] = rng.standard_normal(shape)
+        elif tensor.name == "beta":
+            given[tensor.name] = np.full(shape, 0.99) if regime == "same_keys" else rng.uniform(0, 1, shape)
+        elif tensor.name == "d":
+            given[tensor.name] = rng.uniform(0, 0.1, shape)
+        elif op.name == "gdn2":
+            given[tensor.name] = rng.uniform(0, 1, shape)
+        elif tensor.name == "a":  # rwkv7, dplr, iplr: a = -kk, b = kk * rate, so that the transition contracts
+            given["a"] = -keys(rng, regime, shape)
+        elif tensor.name == "b":
+            given["b"] = -given["a"] * rng.uniform(0, 1, shape)
+        else:
+            raise AssertionError(f"{name}: no inputs for {tensor.name}")
+    if times > 1:
+        given["num_householder"] = times
+    if start:
+        count = B if cu_seqlens is None else len(cu_seqlens) - 1
+        given["initial_state"] = rng.standard_normal((count, HV, K, V))
+    if cu_seqlens is not None:
+        given["cu_seqlens"] = np.array(cu_seqlens)
+    return given
+
+
+def every(*regimes):
+    """(op, convention, regime) for all ops and conventions."""
+    return [(n, c, r) for n in ops.NAMES for c in ops.get(n).conventions for r in regimes or REGIMES]
