@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 import numpy as np
 
 from refengine import ops
+from refengine.engine.problem import Asked, build
 
 # T = 2 C + 5 at C = 16, value heads that share key heads, K != V, an initial state, mild gates: one rich case, and five that hide less.
 REGIMES = ("rich", "still", "strong", "tiny_keys", "same_keys", "unequal_gates")
@@ -88,3 +91,10 @@ def case(
 def every(*regimes):
     """(op, convention, regime) for all ops and conventions."""
     return [(n, c, r) for n in ops.NAMES for c in ops.get(n).conventions for r in regimes or REGIMES]
+
+
+def problem(name, arguments):
+    """The Problem that `solve` would build."""
+    known = {f.name for f in fields(Asked)}
+    tensors = {n: x for n, x in arguments.items() if n not in known}
+    return build(name, tensors, Asked(**{n: x for n, x in arguments.items() if n in known}))

@@ -70,8 +70,8 @@ def inputs(p: Problem, number: Embed) -> dict[str, Array]:
             continue
         x = number(p.tensors[tensor.name])
         if tensor.name in p.pairing:
-            flat = x.reshape(x.shape[0], p.sizes["T"], -1) if x.size else x.reshape(x.shape[0], 0, 1)
-            x = convolve(flat, p.pairing[tensor.name], p, number).reshape(x.shape)
+            rule = p.pairing[tensor.name]
+            x = convolve(x.reshape(x.shape[0], p.sizes["T"], rule.past.shape[2]), rule, p, number).reshape(x.shape)
         if p.norm is not None and tensor.role in ("query", "key"):
             x = normalise(x, p.norm, number)
         known[tensor.name] = x

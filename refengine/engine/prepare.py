@@ -28,12 +28,11 @@ def through_pairing(p: Problem, name: str, array: Array, pasts: dict[str, Array]
     """Shift and convolution; entries of one token (DeltaProduct) are so many more heads of it."""
     if name not in p.pairing:
         return Bounded.exact(array)
-    B, M, H, D = array.shape
-    T = p.sizes["T"]
-    whole = array.reshape(B, T, (M // T if T else 1) * H, D)
-    out, left = pair(whole, p.pairing[name], p.segments)
+    D = array.shape[3]
+    heads = p.pairing[name].past.shape[2] // D
+    out, left = pair(array.reshape(array.shape[0], p.sizes["T"], heads, D), p.pairing[name], p.segments)
     pasts[name] = left.transpose(0, 2, 1)
-    return Bounded(out.value.reshape(array.shape), out.error.reshape(B, M, H))
+    return Bounded(out.value.reshape(array.shape), out.error.reshape(array.shape[:3]))
 
 
 def prepare(p: Problem) -> tuple[Delta, dict[str, Array]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -16,9 +15,37 @@ from ..errors import GrowingGateWarning, InputError, nearest
 from ..frontend.gates import Gate
 from ..frontend.norm import L2Norm
 from ..frontend.pairing import Conv, Paired, Segment
-from ..io.interop import exact_widen, to_numpy
-from ..spec import Op, Tensor
+from ..spec import Op
 from .axes import Sizes, measure, shape_text
+from .checks import finite, fit, floats, offsets, one_of, state, stops, whole
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """The options of one call of `solve`, as given, under its names and with its defaults."""
+
+    scale: float | None = None
+    initial_state: Any = None
+    cu_seqlens: Any = None
+    use_qk_l2norm: bool | L2Norm = False
+    key_shift: int = 0
+    query_shift: int = 0
+    value_shift: int = 0
+    tie_values: bool = False
+    conv_q: Conv | None = None
+    conv_k: Conv | None = None
+    conv_v: Conv | None = None
+    pairing_state: Mapping[str, Any] | None = None
+    gate: Gate | None = None
+    beta_logits: Any = None
+    allow_neg_eigval: bool = False
+    precision: str = "float64"
+    device: str = "cpu"
+    form: str = "auto"
+    convention: str | None = None
+    states_at: Sequence[int] | None = None
+    allow_nonfinite: bool = False
+
 
 PRECISIONS = ("float64", "float32")
 DEVICES = ("cpu",)
@@ -78,89 +105,6 @@ class Problem:
         return said | {"precision": self.precision}
 
 
-def one_of(what: str, value: str, known: Sequence[str]) -> str:
-    if value not in known:
-        raise InputError(f"There is no {what} {value!r}{nearest(str(value), known)}.")
-    return value
-
-
-def floats(name: str, value: Any, allow_nonfinite: bool) -> NDArray[Any]:
-    """Any array as float32 or float64, losing nothing."""
-    array = exact_widen(to_numpy(value, name), name)
-    if not allow_nonfinite and not np.isfinite(array).all():
-        where = np.argwhere(~np.isfinite(array))
-        at = ", ".join(str(int(i)) for i in where[0])
-        raise InputError(
-            f"{name} holds {len(where)} values that are NaN or infinite, the first at [{at}]; allow them with --allow-nonfinite (allow_nonfinite=True)."
-        )
-    return array
-
-
-def offsets(cu_seqlens: Any, sizes: Sizes) -> tuple[Segment, ...]:
-    """The sequences as (row, first token, one past the last)."""
-    B, T = sizes["B"], sizes["T"]
-    if cu_seqlens is None:
-        return tuple((b, 0, T) for b in range(B))
-    cu = to_numpy(cu_seqlens, "cu_seqlens")
-    if cu.dtype.kind not in "iu":
-        raise InputError(f"cu_seqlens is {cu.dtype}; it must be an integer dtype (int32, int64).")
-    if cu.ndim != 1 or cu.size < 2:
-        raise InputError(f"cu_seqlens has shape {shape_text(cu)}; it is one axis of N + 1 offsets, at least 2.")
-    if B != 1:
-        raise InputError(
-            f"cu_seqlens packs sequences into one row, but {sizes.said['B']} has {B} rows (axis 0, B); it must have 1."
-        )
-    at = [int(x) for x in cu]
-    if at[0] != 0:
-        raise InputError(f"cu_seqlens starts at {at[0]}; it must start at 0.")
-    for n, (left, right) in enumerate(pairwise(at)):
-        if right < left:
-            raise InputError(f"cu_seqlens falls from {left} to {right} at entry {n + 1}; offsets never fall.")
-    if at[-1] != T:
-        raise InputError(f"cu_seqlens ends at {at[-1]}, but {sizes.said['T']} has {T} tokens; it must end there.")
-    return tuple((0, left, right) for left, right in pairwise(at))
-
-
-def state_shape(sizes: Sizes, count: int) -> tuple[int, int, int, int]:
-    return count, sizes["HV"], sizes["K"], sizes["V"]
-
-
-def checked_state(value: Any, sizes: Sizes, count: int, allow_nonfinite: bool) -> NDArray[Any] | None:
-    if value is None:
-        return None
-    state = floats("initial_state", value, allow_nonfinite)
-    wanted = state_shape(sizes, count)
-    if state.ndim != 4:
-        raise InputError(
-            f"initial_state has {state.ndim} axes {shape_text(state)}; it is [N, HV, K, V] = {list(wanted)}."
-        )
-    for axis, (letter, have, want) in enumerate(zip("N HV K V".split(), state.shape, wanted, strict=True)):
-        if have != want:
-            swapped = (
-                " (it looks transposed: the layout is [N, HV, K, V])"
-                if state.shape == (*wanted[:2], wanted[3], wanted[2])
-                else ""
-            )
-            raise InputError(
-                f"initial_state has {have} on axis {axis} ({letter}), but the problem has {want}{swapped}."
-            )
-    return state
-
-
-def fit(name: str, array: NDArray[Any], shape: tuple[int, ...], meaning: str) -> NDArray[np.float64]:
-    """An array that must have one shape, or as many numbers in that order."""
-    if (
-        array.shape != shape
-        and (array.ndim == 1 or array.ndim >= len(shape))
-        and array.size == int(np.prod(shape))
-        and array.shape[-1] == (shape[-1] if array.ndim > 1 else array.size)
-    ):
-        array = array.reshape(shape)
-    if array.shape != shape:
-        raise InputError(f"{name} has shape {shape_text(array)}; it is {meaning} = {list(shape)}.")
-    return np.ascontiguousarray(array, dtype=np.float64)
-
-
 def paired(
     name: str,
     tensor: NDArray[Any],
@@ -215,12 +159,6 @@ def paired(
     )
 
 
-def whole(what: str, value: Any, least: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
-        raise InputError(f"{what} is {value!r}; it is a whole number of at least {least}.")
-    return int(value)
-
-
 def take(op: Op, given: Mapping[str, Any], implied: set[str], allow_nonfinite: bool) -> dict[str, NDArray[Any]]:
     """The op's inputs among the arguments, every one accounted for."""
     names = [t.name for t in op.inputs]
@@ -234,6 +172,56 @@ def take(op: Op, given: Mapping[str, Any], implied: set[str], allow_nonfinite: b
                 f"{op.name} needs {tensor.name} [{', '.join(tensor.axes[0].split())}] ({tensor.doc}), which is missing."
             )
     return tensors
+
+
+def gather(op: Op, given: Mapping[str, Any], asked: Asked) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+    """The op's inputs, and what stands in for them: `gate` for the log decay, `beta_logits` for beta, the keys for tied values."""
+    names = [t.name for t in op.inputs]
+    decay = op.role("decay")
+    stand_ins: dict[str, Any] = {}
+    implied = set()
+    if asked.gate is not None:
+        stand_ins["gate"] = raw_gate(asked.gate, op, asked.allow_nonfinite)
+        implied.add(decay[0].name)
+    if asked.beta_logits is not None:
+        op.tensor("beta")
+        stand_ins["beta_logits"] = floats("beta_logits", asked.beta_logits, asked.allow_nonfinite)
+        implied.add("beta")
+    elif asked.allow_neg_eigval:
+        raise InputError("allow_neg_eigval doubles sigmoid(beta_logits); with beta itself given, give it doubled.")
+    for name in implied:
+        if given.get(name) is not None:
+            other = "beta_logits" if name == "beta" else "gate"
+            raise InputError(f"{name} and {other} are both given; {other} is what {name} is computed from.")
+    if asked.tie_values:
+        if "k" not in names:
+            raise InputError(f"tie_values sets v to k, but {op.name} has no k.")
+        given = {**given, "v": given.get("k")}
+    return take(op, given, implied, asked.allow_nonfinite), stand_ins
+
+
+def pairing(
+    op: Op, tensors: Mapping[str, NDArray[Any]], asked: Asked, count: int, options: Mapping[str, int]
+) -> dict[str, Paired]:
+    """What each tensor's shift and convolution are: queries, keys and values by their roles, a convolution on the first of each."""
+    shifts = {"query": asked.query_shift, "key": asked.key_shift, "value": asked.value_shift}
+    convs = {"query": asked.conv_q, "key": asked.conv_k, "value": asked.conv_v}
+    states = asked.pairing_state or {}
+    rules = {}
+    for role, given in shifts.items():
+        shift = whole(f"{role}_shift", given, 0)
+        for i, tensor in enumerate(op.role(role)):
+            conv = convs[role] if i == 0 else None
+            if tensor.name in tensors and (shift or conv is not None):
+                micro = options.get("num_householder", 1) if "T*n" in tensor.axes[0].split() else 1
+                carried = states.get(tensor.name)
+                rules[tensor.name] = paired(
+                    tensor.name, tensors[tensor.name], shift, conv, carried, count, micro, asked.allow_nonfinite
+                )
+    for name in states:
+        if name not in rules:
+            raise InputError(f"pairing_state has {name!r}, which is neither shifted nor convolved here.")
+    return rules
 
 
 def warn_of_growth(op: Op, tensors: Mapping[str, NDArray[Any]]) -> None:
@@ -283,133 +271,43 @@ def norm_of(use_qk_l2norm: bool | L2Norm) -> L2Norm | None:
     return L2Norm() if use_qk_l2norm else None
 
 
-def finite_scale(scale: Any) -> float | None:
-    if scale is None:
-        return None
-    value = float(scale)
-    if not np.isfinite(value):
-        raise InputError(f"scale is {value}; it must be finite.")
-    return value
-
-
-def build(
-    op: str,
-    given: Mapping[str, Any],
-    *,
-    scale: Any,
-    initial_state: Any,
-    cu_seqlens: Any,
-    use_qk_l2norm: bool | L2Norm,
-    shifts: Mapping[str, int],
-    convs: Mapping[str, Conv | None],
-    pairing_state: Mapping[str, Any],
-    tie_values: bool,
-    gate: Gate | None,
-    beta_logits: Any,
-    allow_neg_eigval: bool,
-    precision: str,
-    device: str,
-    form: str,
-    convention: str | None,
-    states_at: Sequence[int] | None,
-    allow_nonfinite: bool,
-) -> Problem:
-    """Check everything that was asked; every refusal is one sentence."""
+def build(op: str, given: Mapping[str, Any], asked: Asked) -> Problem:
+    """Check everything that was asked."""
     spec = ops.get(op)
-    one_of("precision", precision, PRECISIONS)
-    one_of("device", device, DEVICES)
-    one_of("form", form, FORMS)
+    one_of("precision", asked.precision, PRECISIONS)
+    one_of("device", asked.device, DEVICES)
+    one_of("form", asked.form, FORMS)
+    loose = asked.allow_nonfinite
     options = {
         name: whole(name, given.get(name, default), 0 if name == "layer_idx" else 1)
         for name, default in spec.options.items()
     }
-    given = {n: x for n, x in given.items() if n not in spec.options}
-    roles = {"q": spec.role("query"), "k": spec.role("key"), "v": spec.role("value")}
-    implied = set()
-    if tie_values:
-        given = {n: x for n, x in given.items() if n != "v"}
-        implied.add("v")
-    for argument, value, target in (
-        ("gate", gate, [t.name for t in spec.role("decay")]),
-        ("beta_logits", beta_logits, ["beta"]),
-    ):
-        if value is None:
-            continue
-        for name in target:
-            if given.get(name) is not None:
-                raise InputError(f"{name} and {argument} are both given; {argument} is what {name} is computed from.")
-            implied.add(name)
-    tensors = take(spec, given, implied, allow_nonfinite)
-    measured: dict[str, NDArray[Any]] = dict(tensors)
-    if tie_values:
-        if "k" not in tensors:
-            raise InputError(f"tie_values sets v to k, but {spec.name} has no k.")
-        tensors["v"] = measured["v"] = tensors["k"]
+    tensors, stand_ins = gather(spec, {n: x for n, x in given.items() if n not in spec.options}, asked)
+    gate, beta_logits = stand_ins.get("gate"), stand_ins.get("beta_logits")
+    measured = dict(tensors)
     if gate is not None:
-        gate = raw_gate(gate, spec, allow_nonfinite)
         measured[spec.role("decay")[0].name] = gate.a
     if beta_logits is not None:
-        spec.tensor("beta")
-        beta_logits = measured["beta"] = floats("beta_logits", beta_logits, allow_nonfinite)
-    elif allow_neg_eigval:
-        raise InputError("allow_neg_eigval doubles sigmoid(beta_logits); with beta itself given, give it doubled.")
+        measured["beta"] = beta_logits
     sizes = measure(spec, measured, options)
-    segments = offsets(cu_seqlens, sizes)
-    pairing = {}
-    for letter, tensor_list in roles.items():
-        for tensor in tensor_list:
-            wanted = (
-                shifts.get(letter, 0) or convs.get(letter) is not None or pairing_state.get(tensor.name) is not None
-            )
-            if tensor.name not in tensors or not wanted or (tensor is not tensor_list[0] and not shifts.get(letter)):
-                continue
-            conv = convs.get(letter) if tensor is tensor_list[0] else None
-            micro = options.get("num_householder", 1) if "T*n" in tensor.axes[0].split() else 1
-            pairing[tensor.name] = paired(
-                tensor.name,
-                tensors[tensor.name],
-                whole(f"{letter} shift", shifts.get(letter, 0), 0),
-                conv,
-                pairing_state.get(tensor.name),
-                len(segments),
-                micro,
-                allow_nonfinite,
-            )
-    for name in pairing_state:
-        if name not in pairing:
-            raise InputError(f"pairing_state has {name!r}, which is neither shifted nor convolved here.")
+    segments = offsets(asked.cu_seqlens, sizes)
     warn_of_growth(spec, tensors)
     return Problem(
         op=spec,
         tensors=tensors,
         sizes=sizes,
         segments=segments,
-        initial_state=checked_state(initial_state, sizes, len(segments), allow_nonfinite),
-        convention=spec.convention(convention),
-        scale=finite_scale(scale),
+        initial_state=state(asked.initial_state, sizes, len(segments), loose),
+        convention=spec.convention(asked.convention),
+        scale=finite("scale", asked.scale),
         options=options,
-        pairing=pairing,
-        norm=norm_of(use_qk_l2norm),
+        pairing=pairing(spec, tensors, asked, len(segments), options),
+        norm=norm_of(asked.use_qk_l2norm),
         gate=None if gate is None else sized_gate(gate, sizes),
         beta_logits=beta_logits,
-        allow_neg_eigval=allow_neg_eigval,
-        states_at=stops(states_at, segments),
-        precision=precision,
-        device=device,
-        form=form,
+        allow_neg_eigval=asked.allow_neg_eigval,
+        states_at=stops(asked.states_at, segments),
+        precision=asked.precision,
+        device=asked.device,
+        form=asked.form,
     )
-
-
-def stops(states_at: Sequence[int] | None, segments: tuple[Segment, ...]) -> tuple[int, ...]:
-    """After how many tokens of each sequence the state is wanted."""
-    if states_at is None:
-        return ()
-    wanted = tuple(whole("states_at", t, 0) for t in np.asarray(states_at).tolist())
-    for t in wanted:
-        for n, (_, t0, t1) in enumerate(segments):
-            if t > t1 - t0:
-                raise InputError(f"states_at asks for the state after {t} tokens, but sequence {n} has {t1 - t0}.")
-    return wanted
-
-
-__all__ = ["Problem", "Tensor", "build"]

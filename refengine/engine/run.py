@@ -91,7 +91,7 @@ class Job:
         if not hasattr(self.room, "arrays"):
             W, L, d = kernel.WINDOW, self.lanes, self.dtype
             lines = (6, -(-self.K // 16) * 16)
-            shapes = ((W + 1, self.K, 4), lines, (W, L), (W, L), (W, L), (W, kernel.SLOTS), (W,))
+            shapes = ((W + 1, self.K, 4), lines, (W, kernel.SLOTS), *[(W, L)] * 7)
             self.room.arrays = tuple(aligned(shape, d) for shape in shapes)
         arrays: tuple[Array, ...] = self.room.arrays
         return arrays
@@ -108,7 +108,7 @@ class Job:
         N, E = aligned((count, self.lanes), self.dtype), aligned((count, self.lanes), self.dtype)
         if self.start is not None:
             kernel.enter(
-                np.ascontiguousarray(self.start[n, h, :, first:last]), S, N, E, self.constants[5], self.constants[3]
+                np.ascontiguousarray(self.start[n, h, :, first:last]), S, N, E, self.constants[4], self.constants[3]
             )
         micro = self.operands.micro
         heads = tuple(h // (self.heads // x.shape[2]) for x in self.operands.arrays[:5])

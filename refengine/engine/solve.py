@@ -8,7 +8,7 @@ from typing import Any
 from ..frontend.gates import Gate
 from ..frontend.norm import L2Norm
 from ..frontend.pairing import Conv
-from .problem import build
+from .problem import Asked, build
 from .run import Progress, execute
 from .solution import Solution
 
@@ -95,17 +95,19 @@ def solve(
     refengine.GrowingGateWarning
         A log gate is positive.
     """
-    problem = build(
-        op,
-        tensors,
+    asked = Asked(
         scale=scale,
         initial_state=initial_state,
         cu_seqlens=cu_seqlens,
         use_qk_l2norm=use_qk_l2norm,
-        shifts={"q": query_shift, "k": key_shift, "v": value_shift},
-        convs={"q": conv_q, "k": conv_k, "v": conv_v},
-        pairing_state=pairing_state or {},
+        key_shift=key_shift,
+        query_shift=query_shift,
+        value_shift=value_shift,
         tie_values=tie_values,
+        conv_q=conv_q,
+        conv_k=conv_k,
+        conv_v=conv_v,
+        pairing_state=pairing_state,
         gate=gate,
         beta_logits=beta_logits,
         allow_neg_eigval=allow_neg_eigval,
@@ -116,4 +118,4 @@ def solve(
         states_at=states_at,
         allow_nonfinite=allow_nonfinite,
     )
-    return execute(problem, threads, progress)
+    return execute(build(op, tensors, asked), threads, progress)

@@ -35,8 +35,8 @@ The last term joins the decay in the operator M, and all others are small scalar
 |a0 I - b k e'| is (sqrt(P) + sqrt((2 a0 - c)^2 + P - c^2)) / 2 exactly, with c = b k.e and P = b^2 |k|^2 |e|^2: the two singular values
 that are not a0 have product a0 |a0 - c| and sum of squares 2 a0^2 - 2 a0 c + P. For e = k it is max(1, |1 - b |k|^2|). A spread of the
 decays adds (max a - min a) / 2 around their centre a0 (order pre). M is taken at the exact b, k, e: that costs |b| (|k| de + dk |e|) +
-db |k| |e| more. N grows by the triangle inequality and is measured afresh every REFRESH micro-steps. Every new N, E and o-bound is
-multiplied by 1 + 64 u, more than the roundings of its own evaluation, and TAU covers underflow.
+db |k| |e| more. N grows by the triangle inequality and is measured afresh every REFRESH micro-steps. Every slot is
+rounded up by 1 + 64 u, more than the roundings of one step of N, E and the o-bound, and TAU covers underflow.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ REFRESH = 16  # micro-steps between two measurements of a column's norm
 NO_ERASE, ERASE_IS_KEY, ERASE = 0, 1, 2
 
 # What the bound of one micro-step needs besides the columns, one slot each; every one an upper bound.
-SIZE_A, MU, K_E, TWO_A0, GRAM, PER_B, REST = range(
+SIZE_A, MU, MINUS_K_E, TWO_A0, GRAM, PER_B, REST = range(
     7
 )  # |M| + what the inexact b, k, e, a add = PER_B |b| + REST + sqrt(..) / 2
 PREDICT, DV, CAST_V, DB, CAST_B, K_NORM, DK = range(7, 14)  # g |e| + de; dv + CAST_V |v|; db + CAST_B |b|; |k|; dk
@@ -82,11 +82,11 @@ def lanes(dtype: np.dtype) -> int:
 
 
 def constants(scale: float, scale_error: float, K: int, dtype: np.dtype) -> tuple[np.floating, ...]:
-    """(scale, its relative error, u, TAU, 1 + 64 u, what rounds a column's norm up), each in the kernel's own type."""
+    """(scale, its relative error, u, TAU, what rounds a column's norm up, 1/2 rounded up), each in the kernel's own type."""
     info = np.finfo(dtype)
     u = float(info.eps) / 2
     tau = (K + 64) * float(info.smallest_subnormal)
-    return tuple(dtype.type(x) for x in (scale, scale_error, u, tau, 1 + 64 * u, 1 + (K + 8) * u))
+    return tuple(dtype.type(x) for x in (scale, scale_error, u, tau, 1 + (K + 16) * u, 0.5 + 64 * u))
 
 
 @inline
@@ -139,69 +139,76 @@ def sweep(x, base, d, S, pre, zero):
 
 
 @inline
-def column_norms(S, up, zero):
-    """An upper bound on the Euclidean norm of each column of a tile."""
+def column_squares(S, zero):
+    """Sum of squares of each column of a tile."""
     L = S.shape[1]
     n = splat(zero)
     for i in range(S.shape[0]):
         s = load(S, i * L)
         n = fma(s, s, n)
-    return sqrt(n) * up
+    return n
 
 
 @inline
-def tile(x, v, b, c, S, N, E, o, bound, first, micro, pre, numbers):
-    """One tile through one window of W micro-steps: the recurrence of the module's docstring and its bound.
+def recur(x, v, b, S, miss, d_all, o, squares, first, pre, scale, zero):
+    """One tile through one window of W micro-steps: the recurrence.
 
-    x [W + 1, K, 4]: row j holds the key and query of micro-step j - 1, the decay and erase vector of micro-step j. v, b, o [W, L];
-    c [W, SLOTS]; S [K, L] the state; N, E [L] bounds on its norm and error; bound [W] the largest o-bound of a row so far. `first` is
-    the number of micro-steps of this sequence before the window.
+    x [W + 1, K, 4]: row j holds the key and query of micro-step j - 1, the decay and erase vector of micro-step j. v, b [W, L] in; S
+    [K, L] carried on; o, and for the bound v - p, d and now and then the columns' squares after the decay [W, L] out.
     """
-    scale, scale_error, u, tau, grow, norm_up = numbers
     W = v.shape[0]
     L = S.shape[1]
-    zero = u - u
-    one = u / u
-    half = one / (one + one)
     row = 4 * S.shape[0]
     d = splat(-zero)  # -0: the first sweep leaves every state as it is, signed zeros too
-    norm = load(N, 0)
-    error = load(E, 0)
     for j in range(W + 1):
         p, r = sweep(x, j * row, d, S, pre, zero)
-        if j > 0 and (first + j) % micro == 0:
-            w = c[j - 1]
-            out = scale * r
-            store(o, (j - 1) * L, out)
-            wrong = abs(scale) * (w[READ] * norm + w[Q_NORM] * error) + (scale_error + u) * absolute(out)
-            bound[j - 1] = maximum(bound[j - 1], largest(grow * wrong + tau))
+        if j > 0:
+            store(o, (j - 1) * L, scale * r)
         if j == W:
             break
+        if (first + j) & (REFRESH - 1) == 0:
+            store(squares, j * L, column_squares(S, zero))
+        u = load(v, j * L) - p
+        d = load(b, j * L) * u
+        store(miss, j * L, u)
+        store(d_all, j * L, d)
+
+
+@inline
+def follow(v, b, c, N, E, miss, d_all, o, squares, worst, first, pre, numbers):
+    """The same window again, for the bound: N, E [L] are carried on, worst [W, L] collects the o-bounds of a row's columns."""
+    scale, scale_error, u, tau, norm_up, half = numbers
+    W = v.shape[0]
+    L = v.shape[1]
+    size_s = abs(scale)
+    read_error = scale_error + u + u
+    tiny = splat(tau)
+    norm = load(N, 0)
+    error = load(E, 0)
+    for j in range(W):
         w = c[j]
-        bj = load(b, j * L)
-        vj = load(v, j * L)
-        miss = vj - p
-        d = bj * miss
-        decayed = (w[SIZE_A] * norm) * grow + tau
-        if (first + j) % REFRESH == 0:
-            decayed = minimum(decayed, column_norms(S, norm_up, zero) + tau)
+        at_j = j * L
+        bj = load(b, at_j)
         abs_b = absolute(bj)
-        abs_miss = absolute(miss)
-        abs_d = absolute(d)
-        all_b = abs_b + (w[DB] + w[CAST_B] * abs_b)
-        y = splat(w[TWO_A0]) - bj * w[K_E]
-        operator = w[PER_B] * abs_b + (w[REST] + half * sqrt(y * y + bj * bj * w[GRAM]))
-        given = w[MU] * decayed + tau * norm
-        if pre:
-            seen = norm
-            carried = operator * error + given
-        else:
-            seen = decayed
-            carried = operator * (w[SIZE_A] * error + given)
-        rest = all_b * (w[DV] + w[CAST_V] * absolute(vj) + w[PREDICT] * seen + u * abs_miss + tau) + u * abs_d
-        rest = rest + (w[DB] + w[CAST_B] * abs_b) * abs_miss
-        norm = (decayed + w[K_NORM] * abs_d) * grow + tau
-        error = grow * (carried + w[K_NORM] * rest + w[DK] * abs_d + u * norm) + tau
+        abs_miss = absolute(load(miss, at_j))
+        abs_d = absolute(load(d_all, at_j))
+        decayed = fma(splat(w[SIZE_A]), norm, tiny)
+        if (first + j) & (REFRESH - 1) == 0:
+            decayed = minimum(decayed, fma(sqrt(load(squares, at_j)), splat(norm_up), tiny))
+        y = fma(bj, splat(w[MINUS_K_E]), splat(w[TWO_A0]))
+        gap = sqrt(fma(y, y, bj * bj * w[GRAM]))
+        operator = fma(gap, splat(half), fma(abs_b, splat(w[PER_B]), splat(w[REST])))
+        wrong_b = fma(abs_b, splat(w[CAST_B]), splat(w[DB]))
+        given = fma(decayed, splat(w[MU]), norm * tau)
+        seen = norm if pre else decayed
+        carried = fma(operator, error, given) if pre else operator * fma(splat(w[SIZE_A]), error, given)
+        inner = fma(absolute(load(v, at_j)), splat(w[CAST_V]), splat(w[DV])) + fma(seen, splat(w[PREDICT]), fma(abs_miss, splat(u), tiny))
+        rest = fma(abs_b + wrong_b, inner, fma(wrong_b, abs_miss, abs_d * u))
+        norm = fma(abs_d, splat(w[K_NORM]), decayed + tiny)
+        error = carried + fma(rest, splat(w[K_NORM]), fma(abs_d, splat(w[DK]), fma(norm, splat(u + u), tiny)))
+        off = fma(norm, splat(w[READ]), error * w[Q_NORM])
+        off = fma(off, splat(size_s), fma(absolute(load(o, at_j)), splat(read_error), tiny))
+        store(worst, at_j, maximum(load(worst, at_j), off))
     store(N, 0, norm)
     store(E, 0, error)
 
@@ -255,9 +262,9 @@ def step_slots(w, k, e, a, dk, de, da, dv, db, pre, erase, u, cast, cast_gate):
         centre, spread = 0.5 * (top + low), 0.5 * (top - low)
         moved = 0.0 if still else da * size
     norms = (nk + dk) * (ne + de)
-    w[SIZE_A] = 1.0 if still else size * (1.0 + da) * up
+    w[SIZE_A] = up if still else size * (1.0 + da) * up
     w[MU] = 0.0 if still else (u + da * (1.0 + u)) * up
-    w[K_E] = ke
+    w[MINUS_K_E] = -ke
     w[TWO_A0] = 2.0 * centre
     w[GRAM] = gram * up
     w[PER_B] = (0.5 * nk * ne + (nk + dk) * de + dk * ne + (many + cast_gate) * norms) * up
@@ -274,7 +281,7 @@ def step_slots(w, k, e, a, dk, de, da, dv, db, pre, erase, u, cast, cast_gate):
 @inline
 def read_slots(w, q, dq, u, cast):
     """The slots of one read-out."""
-    up = 1.0 + (q.size + 8) * 2.0 * u
+    up = (1.0 + (q.size + 8) * 2.0 * u) * (1.0 + 64.0 * u)
     nq = np.sqrt(dot(q, q)) * up
     dq += cast * nq
     w[READ] = ((q.size // 4 + 3) * u * up * nq + dq) * up
@@ -411,7 +418,7 @@ def run(place, heads, q, k, e, a, v, b, dq, dk, de, da, dv, db, S, N, E, o, boun
     place = (batch, t0, t1, begin, column): micro-steps t0..t1 of row `batch`, in a sequence that began at `begin`; first value column.
     heads = (q, k, e, a, v): which head of each array. q [B, T, *, K]; k, e [B, M, *, K]; a [B, M, *, K or 1]; v [B, M, HV, V];
     b [B, M, HV, V or 1]; their error bounds dq .. db [B, T or M, *]. S [tiles, K, L], N and E [tiles, L] are carried on. o [B, T, HV, V]
-    and bound [T] are written. scratch = x [W + 1, K, 4], lines [6, padded K], v, b, o [W, L], slots [W, SLOTS], row bounds [W].
+    and bound [T] are written. scratch = x [W + 1, K, 4], lines [6, padded K], slots [W, SLOTS]; v, b, v - p, d, o, squares, row bounds [W, L].
     rule = (micro, pre, erase); numbers is what `constants` gives.
     """
     batch, t0, t1, begin, column = place
@@ -419,7 +426,7 @@ def run(place, heads, q, k, e, a, v, b, dq, dk, de, da, dv, db, S, N, E, o, boun
     micro, pre, _ = rule
     u = numbers[2]
     zero = u - u
-    x, lines, vs, bs, os, slots, worst = scratch
+    x, lines, slots, vs, bs, miss, ds, os, squares, worst = scratch
     tiles, _, L = S.shape
     for start in range(t0, t1, WINDOW):
         W = min(WINDOW, t1 - start)
@@ -448,17 +455,18 @@ def run(place, heads, q, k, e, a, v, b, dq, dk, de, da, dv, db, S, N, E, o, boun
             u / u,
         )
         for j in range(W):
-            worst[j] = zero
+            store(worst, j * L, splat(zero))
         for n in range(tiles):
             left = column + n * L
             columns_in(v, batch, start, hv, left, W, vs, zero)
             if n == 0 or b.shape[3] > 1:
                 columns_in(b, batch, start, hv, left if b.shape[3] > 1 else 0, W, bs, zero)
-            tile(x, vs[:W], bs, slots, S[n], N[n], E[n], os, worst, first, micro, pre, numbers)
+            recur(x, vs[:W], bs, S[n], miss, ds, os, squares, first, pre, numbers[0], zero)
+            follow(vs[:W], bs, slots, N[n], E[n], miss, ds, os, squares, worst, first, pre, numbers)
             columns_out(os, o, batch, start // micro, hv, left, first, W, micro)
         for j in range(W):
             if (first + j + 1) % micro == 0:
-                bound[(start + j) // micro] = worst[j]
+                bound[(start + j) // micro] = largest(load(worst, j * L))
 
 
 @njit
@@ -469,7 +477,7 @@ def enter(h0, S, N, E, up, tau):
         for i in range(K):
             for j in range(L):
                 S[n, i, j] = h0[i, n * L + j] if n * L + j < h0.shape[1] else up - up
-        store(N[n], 0, column_norms(S[n], up, up - up) + splat(tau))
+        store(N[n], 0, sqrt(column_squares(S[n], up - up)) * up + splat(tau))
         E[n, :] = up - up
 
 

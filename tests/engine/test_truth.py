@@ -2,38 +2,19 @@
 
 from __future__ import annotations
 
-import inspect
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from spanning import REGIMES, SHAPES, case, every
+from spanning import REGIMES, SHAPES, case, every, problem
 
 import refengine
 from refengine import ops
 from refengine.engine.definition import define
-from refengine.engine.problem import build
 from refengine.engine.run import execute
 
 flint = pytest.importorskip("flint")
 PACKED = [0, 0, 3, 4, 4, 9, 11, 11]  # empty sequences first, last and in between
-
-
-def problem(name, arguments):
-    """The Problem that `solve` would build."""
-    defaults = {
-        p.name: p.default for p in inspect.signature(refengine.solve).parameters.values() if p.default is not p.empty
-    }
-    known = {**defaults, **{n: x for n, x in arguments.items() if n in defaults}}
-    tensors = {n: x for n, x in arguments.items() if n not in defaults}
-    del known["threads"], known["progress"]
-    shifts = {
-        letter: known.pop(long) for letter, long in (("q", "query_shift"), ("k", "key_shift"), ("v", "value_shift"))
-    }
-    convs = {letter: known.pop(f"conv_{letter}") for letter in "qkv"}
-    known["pairing_state"] = known["pairing_state"] or {}
-    return build(name, tensors, shifts=shifts, convs=convs, **known)
 
 
 def furthest(values, balls):

@@ -1,0 +1,212 @@
+"""Laws that hold to the last bit: how a problem is cut, packed, ordered or spread over threads is no part of its answer."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from spanning import case
+
+import refengine
+from refengine import ops
+from refengine.engine import run as running
+
+TOKENS = 11
+
+
+def same(x, y):
+    assert x.shape == y.shape
+    assert x.tobytes() == y.tobytes()
+
+
+def paired(name, arguments, seed=5):
+    """The same case with its key shifted by one and short convolutions on q, k and v."""
+    rng = np.random.default_rng(seed)
+    op = ops.get(name)
+    out = dict(arguments, key_shift=1, use_qk_l2norm=True)
+    for letter, role in (("q", "query"), ("k", "key"), ("v", "value")):
+        x = arguments[op.role(role)[0].name]
+        channels = x.shape[2] * x.shape[3] * (arguments.get("num_householder", 1) if letter != "q" else 1)
+        out[f"conv_{letter}"] = refengine.Conv(rng.standard_normal((channels, 3)), rng.standard_normal(channels))
+    return out
+
+
+def tokens(name, arguments, t0, t1):
+    """The case from token t0 to t1, without what it starts from."""
+    part = {}
+    for n, x in arguments.items():
+        layout = (
+            next((t.layout(x.ndim) for t in ops.get(name).inputs if t.name == n), None) if n in ARRAYS(name) else None
+        )
+        if layout is None or "B" not in layout:
+            part[n] = x
+        else:
+            per = arguments.get("num_householder", 1) if "T*n" in layout else 1
+            part[n] = x[:, t0 * per : t1 * per]
+    return part
+
+
+def ARRAYS(name):
+    return {t.name for t in ops.get(name).inputs}
+
+
+@pytest.mark.parametrize("name", ops.NAMES)
+@pytest.mark.parametrize("pair", [False, True], ids=["plain", "paired"])
+def test_split_anywhere_and_carry_the_state(name, pair):
+    whole = case(name, T=TOKENS)
+    whole = paired(name, whole) if pair else whole
+    s = refengine.solve(name, **whole)
+    for cut in range(TOKENS + 1):
+        a = refengine.solve(name, **tokens(name, whole, 0, cut))
+        rest = dict(
+            tokens(name, whole, cut, TOKENS), initial_state=a.final_state, pairing_state=a.pairing_state or None
+        )
+        b = refengine.solve(name, **rest)
+        same(np.concatenate([a.o, b.o], axis=1), s.o)
+        same(b.final_state, s.final_state)
+        for key in s.pairing_state:
+            same(b.pairing_state[key], s.pairing_state[key])
+
+
+@pytest.mark.parametrize("name", ops.NAMES)
+def test_states_at_are_the_final_states_of_prefixes(name):
+    whole = case(name, T=TOKENS)
+    s = refengine.solve(name, **whole, states_at=[4, 0, TOKENS, 4])
+    for state, t in zip(s.states, (4, 0, TOKENS, 4), strict=True):
+        same(state, refengine.solve(name, **tokens(name, whole, 0, t)).final_state)
+
+
+@pytest.mark.parametrize("name", ops.NAMES)
+@pytest.mark.parametrize("pair", [False, True], ids=["plain", "paired"])
+def test_packed_equals_separate(name, pair):
+    cu = [0, 3, 3, 4, 11]
+    whole = case(name, cu_seqlens=cu)
+    whole = paired(name, whole) if pair else whole
+    s = refengine.solve(name, **whole)
+    for n, (t0, t1) in enumerate(zip(cu, cu[1:], strict=False)):
+        one = {k: x for k, x in tokens(name, whole, t0, t1).items() if k != "cu_seqlens"}
+        one["initial_state"] = whole["initial_state"][n : n + 1]
+        alone = refengine.solve(name, **one)
+        same(s.o[:, t0:t1], alone.o)
+        same(s.final_state[n : n + 1], alone.final_state)
+        same(s.bound["o"][:, t0:t1], alone.bound["o"])
+
+
+def permuted(name, arguments, axis_letters, order):
+    out = {}
+    for n, x in arguments.items():
+        layout = (
+            next((t.layout(x.ndim) for t in ops.get(name).inputs if t.name == n), None) if n in ARRAYS(name) else None
+        )
+        layout = ("N", "HV", "K", "V") if n == "initial_state" else layout
+        axis = next((i for i, a in enumerate(layout or ()) if a in axis_letters), None)
+        out[n] = x if axis is None else np.take(x, order, axis=axis)
+    return out
+
+
+@pytest.mark.parametrize("name", [n for n in ops.NAMES if n not in ("retention", "lightning_attn")])
+def test_permuting_heads_permutes_outputs(name):
+    whole = case(name, H=3, HV=3, T=TOKENS)
+    order = [2, 0, 1]
+    s, t = refengine.solve(name, **whole), refengine.solve(name, **permuted(name, whole, ("H", "HV"), order))
+    same(np.take(s.o, order, axis=2), t.o)
+    same(np.take(s.final_state, order, axis=1), t.final_state)
+    same(np.take(s.bound["o"], order, axis=2), t.bound["o"])
+
+
+@pytest.mark.parametrize("name", ops.NAMES)
+def test_permuting_rows_permutes_outputs(name):
+    whole = case(name, B=3, T=TOKENS)
+    order = [1, 2, 0]
+    s, t = refengine.solve(name, **whole), refengine.solve(name, **permuted(name, whole, ("B", "N"), order))
+    same(np.take(s.o, order, axis=0), t.o)
+    same(np.take(s.final_state, order, axis=0), t.final_state)
+
+
+@pytest.mark.parametrize("name", ops.NAMES)
+def test_shared_key_heads_are_repeated_key_heads(name):
+    whole = case(name, H=2, HV=4, T=TOKENS)
+    many = {}
+    for n, x in whole.items():
+        layout = (
+            next((t.layout(x.ndim) for t in ops.get(name).inputs if t.name == n), None) if n in ARRAYS(name) else None
+        )
+        many[n] = np.repeat(x, 2, axis=layout.index("H")) if layout and "H" in layout else x
+    same(refengine.solve(name, **whole).o, refengine.solve(name, **many).o)
+
+
+@pytest.mark.parametrize("name", ops.NAMES)
+@pytest.mark.parametrize("shape", [dict(B=2, H=2, HV=4), dict(B=1, H=1, HV=1, V=45)], ids=["heads", "columns"])
+def test_threads_do_not_touch_the_bits(name, shape, monkeypatch):
+    monkeypatch.setattr(running, "SPAN", 4)  # so that tasks meet at their span ends
+    whole = case(name, T=TOKENS, **shape)
+    s, t = (refengine.solve(name, **whole, threads=n) for n in (1, 2))
+    assert (s.info["threads"], t.info["threads"]) == (1, 2)
+    for x, y in (
+        (s.o, t.o),
+        (s.final_state, t.final_state),
+        (s.bound["o"], t.bound["o"]),
+        (s.bound["final_state"], t.bound["final_state"]),
+    ):
+        same(x, y)
+
+
+@pytest.mark.parametrize("name", ops.NAMES)
+def test_layout_and_dtype_of_the_input_do_not_matter(name):
+    """Transposed memory, and bfloat16 against the same numbers widened by hand."""
+    import ml_dtypes
+
+    whole = case(name, T=TOKENS)
+    small = {
+        n: x.astype(ml_dtypes.bfloat16) if getattr(x, "dtype", None) == np.float64 else x for n, x in whole.items()
+    }
+    wide = {n: x.astype(np.float64) if getattr(x, "dtype", None) == ml_dtypes.bfloat16 else x for n, x in small.items()}
+    strided = {n: np.asfortranarray(x) if isinstance(x, np.ndarray) else x for n, x in wide.items()}
+    s = refengine.solve(name, **small)
+    for other in (refengine.solve(name, **wide), refengine.solve(name, **strided)):
+        same(s.o, other.o)
+        same(s.bound["o"], other.bound["o"])
+
+
+def test_window_and_span_do_not_touch_the_bits(monkeypatch):
+    """A sequence longer than several windows and spans, in one piece and in spans of odd lengths."""
+    whole = case("kda", T=150, K=9, V=20, H=1, HV=1, B=1)
+    s = refengine.solve("kda", **whole)
+    monkeypatch.setattr(running, "SPAN", 37)
+    t = refengine.solve("kda", **whole)
+    same(s.o, t.o)
+    same(s.bound["o"], t.bound["o"])
+    same(s.bound["final_state"], t.bound["final_state"])
+
+
+def digest():
+    """One hash over outputs and bounds of every op, both precisions."""
+    h = hashlib.sha256()
+    for name in ops.NAMES:
+        for precision in ("float64", "float32"):
+            s = refengine.solve(name, **paired(name, case(name, T=5, K=6, V=11, B=1)), precision=precision, threads=1)
+            for x in (s.o, s.final_state, s.bound["o"], s.bound["final_state"]):
+                h.update(x.tobytes())
+    return h.hexdigest()
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="the targets named are x86-64's")
+def test_every_instruction_set_gives_the_same_bits(tmp_path):
+    found = {}
+    for cpu in ("generic", "x86-64-v3", None):
+        env = {k: v for k, v in os.environ.items() if not k.startswith("NUMBA_")} | {"NUMBA_CACHE_DIR": str(tmp_path)}
+        env["PYTHONPATH"] = os.pathsep.join(
+            [os.path.dirname(__file__), os.path.dirname(os.path.dirname(__file__)), *sys.path]
+        )
+        if cpu is not None:
+            env["NUMBA_CPU_NAME"] = cpu
+        code = "import test_laws; print(test_laws.digest())"
+        run = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
+        assert run.returncode == 0, run.stderr
+        found[cpu] = run.stdout.strip()
+    assert len(set(found.values())) == 1, found
