@@ -91,7 +91,7 @@ class Job:
         if not hasattr(self.room, "arrays"):
             W, L, d = kernel.WINDOW, self.lanes, self.dtype
             lines = (6, -(-self.K // 16) * 16)
-            shapes = ((W + 1, self.K, 4), lines, (W, kernel.SLOTS), *[(W, L)] * 7)
+            shapes = ((W + 1, -(-self.K // 4) * 4, 4), lines, (W, kernel.SLOTS), *[(W, L)] * 7)
             self.room.arrays = tuple(aligned(shape, d) for shape in shapes)
         arrays: tuple[Array, ...] = self.room.arrays
         return arrays

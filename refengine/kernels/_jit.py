@@ -55,11 +55,22 @@ def njit(function: Callable[..., Any]) -> Any:
     before = numba.config.CACHE_DIR
     numba.config.CACHE_DIR = str(CACHE)
     try:
-        return numba.njit(function, cache=True, nogil=True, error_model="numpy", fastmath=False, _nrt=False, no_cfunc_wrapper=True)
+        return numba.njit(
+            function, cache=True, nogil=True, error_model="numpy", fastmath=False, _nrt=False, no_cfunc_wrapper=True
+        )
     finally:
         numba.config.CACHE_DIR = before
 
 
 def inline(function: Callable[..., Any]) -> Any:
     """A helper that lives inside its callers' code: compiled with them, never by itself."""
-    return numba.njit(function, nogil=True, error_model="numpy", fastmath=False, forceinline=True, _nrt=False, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+    return numba.njit(
+        function,
+        nogil=True,
+        error_model="numpy",
+        fastmath=False,
+        forceinline=True,
+        _nrt=False,
+        no_cpython_wrapper=True,
+        no_cfunc_wrapper=True,
+    )

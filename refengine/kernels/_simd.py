@@ -120,6 +120,36 @@ def put(typing: Any, array: Any, index: Any, x: Any) -> Any:
     return types.void(array, types.intp, x), code
 
 
+@intrinsic
+def weave(typing: Any, array: Any, a: Any, b: Any, c: Any, d: Any, to: Any, base: Any) -> Any:
+    """Four entries of each of four places (flat `a`, `b`, `c`, `d`) of one array, side by side into `to` from flat `base` on."""
+
+    def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        one = context.get_value_type(sig.args[0].dtype)
+        size = sig.args[0].dtype.bitwidth // 8
+
+        def place(kind: Any, array: Any, index: Any, lanes: int) -> Any:
+            data = context.make_array(kind)(context, builder, array).data
+            return builder.bitcast(builder.gep(data, [index]), ir.VectorType(one, lanes).as_pointer())
+
+        def pick(x: Any, y: Any, lanes: list[int]) -> Any:
+            mask = ir.Constant(ir.VectorType(ir.IntType(32), len(lanes)), lanes)
+            return builder.shuffle_vector(x, y, mask)
+
+        four = []
+        for index in args[1:5]:
+            value = builder.load(place(sig.args[0], args[0], index, 4))
+            value.align = size
+            four.append(value)
+        left, right = pick(four[0], four[1], list(range(8))), pick(four[2], four[3], list(range(8)))
+        woven = pick(left, right, [n + 4 * m for n in range(4) for m in range(4)])
+        builder.store(woven, place(sig.args[5], args[5], args[6], 16)).align = size
+        return context.get_dummy_value()
+
+    i = types.intp
+    return types.void(array, i, i, i, i, to, i), code
+
+
 def _spread(builder: Any, vec: Vec, x: Any) -> Any:
     blank = ir.Constant(vec.ir, ir.Undefined)
     one = builder.insert_element(blank, x, ir.Constant(ir.IntType(32), 0))

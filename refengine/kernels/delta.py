@@ -61,10 +61,11 @@ from ._simd import (
     sqrt,
     store,
     total,
+    weave,
 )
 
 WINDOW = 32  # micro-steps packed at a time: at K = 128 their k, q, a, e take 128 KiB of the second-level cache
-REFRESH = 16  # micro-steps between two measurements of a column's norm
+REFRESH = 32  # micro-steps between two measurements of a column's norm
 NO_ERASE, ERASE_IS_KEY, ERASE = 0, 1, 2
 
 # What the bound of one micro-step needs besides the columns, one slot each; every one an upper bound.
@@ -140,25 +141,38 @@ def sweep(x, base, d, S, pre, zero):
 
 @inline
 def column_squares(S, zero):
-    """Sum of squares of each column of a tile."""
-    L = S.shape[1]
-    n = splat(zero)
-    for i in range(S.shape[0]):
+    """Sum of squares of each column of a tile, in four chains of rows."""
+    K, L = S.shape
+    whole = K - K % 4
+    n0 = splat(zero)
+    n1 = n0
+    n2 = n0
+    n3 = n0
+    for i in range(0, whole, 4):
+        s0 = load(S, i * L)
+        s1 = load(S, i * L + L)
+        s2 = load(S, i * L + 2 * L)
+        s3 = load(S, i * L + 3 * L)
+        n0 = fma(s0, s0, n0)
+        n1 = fma(s1, s1, n1)
+        n2 = fma(s2, s2, n2)
+        n3 = fma(s3, s3, n3)
+    for i in range(whole, K):
         s = load(S, i * L)
-        n = fma(s, s, n)
-    return n
+        n0 = fma(s, s, n0)
+    return (n0 + n1) + (n2 + n3)
 
 
 @inline
 def recur(x, v, b, S, miss, d_all, o, squares, first, pre, scale, zero):
     """One tile through one window of W micro-steps: the recurrence.
 
-    x [W + 1, K, 4]: row j holds the key and query of micro-step j - 1, the decay and erase vector of micro-step j. v, b [W, L] in; S
+    x [W + 1, K to a multiple of 4, 4]: row j holds the key and query of micro-step j - 1, the decay and erase vector of micro-step j. v, b [W, L] in; S
     [K, L] carried on; o, and for the bound v - p, d and now and then the columns' squares after the decay [W, L] out.
     """
     W = v.shape[0]
     L = S.shape[1]
-    row = 4 * S.shape[0]
+    row = x.shape[1] * x.shape[2]
     d = splat(-zero)  # -0: the first sweep leaves every state as it is, signed zeros too
     for j in range(W + 1):
         p, r = sweep(x, j * row, d, S, pre, zero)
@@ -202,7 +216,9 @@ def follow(v, b, c, N, E, miss, d_all, o, squares, worst, first, pre, numbers):
         given = fma(decayed, splat(w[MU]), norm * tau)
         seen = norm if pre else decayed
         carried = fma(operator, error, given) if pre else operator * fma(splat(w[SIZE_A]), error, given)
-        inner = fma(absolute(load(v, at_j)), splat(w[CAST_V]), splat(w[DV])) + fma(seen, splat(w[PREDICT]), fma(abs_miss, splat(u), tiny))
+        inner = fma(absolute(load(v, at_j)), splat(w[CAST_V]), splat(w[DV])) + fma(
+            seen, splat(w[PREDICT]), fma(abs_miss, splat(u), tiny)
+        )
         rest = fma(abs_b + wrong_b, inner, fma(wrong_b, abs_miss, abs_d * u))
         norm = fma(abs_d, splat(w[K_NORM]), decayed + tiny)
         error = carried + fma(rest, splat(w[K_NORM]), fma(abs_d, splat(w[DK]), fma(norm, splat(u + u), tiny)))
@@ -224,19 +240,19 @@ def dot(x, y):
 
 
 @inline
-def extent(x):
-    """(smallest, largest) entry of a padded row."""
+def extent(x, wide):
+    """(smallest, largest) entry of a padded row of `wide` different numbers."""
     L = BLOCK // x.itemsize
     low = block(x, 0)
     top = low
-    for i in range(L, x.size, L):
+    for i in range(L, x.size if wide > 1 else L, L):
         low = minimum(low, block(x, i))
         top = maximum(top, block(x, i))
     return np.float64(smallest(low)), np.float64(largest(top))
 
 
 @inline
-def step_slots(w, k, e, a, dk, de, da, dv, db, pre, erase, u, cast, cast_gate):
+def step_slots(w, k, e, a, wide, dk, de, da, dv, db, pre, erase, u, cast, cast_gate):
     """The slots of one micro-step, in float64. `cast` is the rounding of q, k, e, v on entry (0 if exact), `cast_gate` that of a, b."""
     many = (
         (k.size + 8) * 2.0 * u
@@ -253,7 +269,7 @@ def step_slots(w, k, e, a, dk, de, da, dv, db, pre, erase, u, cast, cast_gate):
         gram = max(0.0, kk * ee - ke * ke) + 4.0 * many * kk * ee
     dk += cast * nk
     de += cast * ne
-    low, top = extent(a)
+    low, top = extent(a, wide)
     still = low == 1.0 and top == 1.0 and da == 0.0
     da += cast_gate
     size = max(abs(low), abs(top))
@@ -322,11 +338,8 @@ def lay(lines, k, q, a, e, x, j):
     """Four lines side by side into x[j]."""
     P = lines.shape[1]
     base = j * x.shape[1] * 4
-    for i in range(x.shape[1]):
-        put(x, base + 4 * i, at(lines, k * P + i))
-        put(x, base + 4 * i + 1, at(lines, q * P + i))
-        put(x, base + 4 * i + 2, at(lines, a * P + i))
-        put(x, base + 4 * i + 3, at(lines, e * P + i))
+    for i in range(0, x.shape[1], 4):
+        weave(lines, k * P + i, q * P + i, a * P + i, e * P + i, x, base + 4 * i)
 
 
 @inline
@@ -388,6 +401,7 @@ def prepare(place, heads, q, k, e, a, dq, dk, de, da, dv, db, x, lines, slots, s
             lines[new],
             lines[key],
             lines[4],
+            a.shape[3],
             dk[batch, t, hk],
             de[batch, t, he],
             da[batch, t, ha],
@@ -418,7 +432,7 @@ def run(place, heads, q, k, e, a, v, b, dq, dk, de, da, dv, db, S, N, E, o, boun
     place = (batch, t0, t1, begin, column): micro-steps t0..t1 of row `batch`, in a sequence that began at `begin`; first value column.
     heads = (q, k, e, a, v): which head of each array. q [B, T, *, K]; k, e [B, M, *, K]; a [B, M, *, K or 1]; v [B, M, HV, V];
     b [B, M, HV, V or 1]; their error bounds dq .. db [B, T or M, *]. S [tiles, K, L], N and E [tiles, L] are carried on. o [B, T, HV, V]
-    and bound [T] are written. scratch = x [W + 1, K, 4], lines [6, padded K], slots [W, SLOTS]; v, b, v - p, d, o, squares, row bounds [W, L].
+    and bound [T] are written. scratch = x [W + 1, K to a multiple of 4, 4], lines [6, padded K], slots [W, SLOTS]; v, b, v - p, d, o, squares, row bounds [W, L].
     rule = (micro, pre, erase); numbers is what `constants` gives.
     """
     batch, t0, t1, begin, column = place
