@@ -1,7 +1,9 @@
-"""What an op is: its inputs with their axes, its equations, its definition and its lowering. Declared once, everything else derives.
+"""What an op is: its inputs with their axes, its equations, its definition and its lowering. Declared once,
+everything else derives.
 
-Axes are letters: B rows, T tokens, H key heads, HV value heads (HV a multiple of H; value head h reads key head h // (HV // H)),
-K key and V value channels, N sequences (B, or len(cu_seqlens) - 1). `T*n` counts `n` entries a token, token by token.
+Axes are letters: B rows, T tokens, H key heads, HV value heads (HV a multiple of H; value head h reads key head h //
+(HV // H)), K key and V value channels, N sequences (B, or len(cu_seqlens) - 1). `T*n` counts `n` entries a token,
+token by token.
 """
 
 from __future__ import annotations
@@ -49,11 +51,12 @@ class Reading:
 class Op:
     """An op, declared. `step` is the definition; `lower` maps the same inputs onto a kernel family.
 
-    step(S, *, q, k, ...) -> (S, o): one token of one value head, in NumPy arithmetic alone, so that the same lines run in float64, in
-    complex128 and over python-flint balls (object arrays). It may also take `scale`, `convention`, `head`, `heads` and the op's options.
+    step(S, *, q, k, ...) -> (S, o): one token of one value head, in NumPy arithmetic alone, so that the same lines
+    run in float64, in complex128 and over python-flint balls (object arrays). It may also take `scale`, `convention`,
+    `head`, `heads` and the op's options.
 
-    lower(x, **options) -> Delta: `x` maps each input's name to a `Bounded` of rank 4 ([B, T, H, D]; D = 1 for one number a head), or
-    None. Options are `convention`, the sizes (`H`, `HV`, `K`, `V`, ...) and the op's own.
+    lower(x, **options) -> Delta: `x` maps each input's name to a `Bounded` of rank 4 ([B, T, H, D]; D = 1 for one
+    number a head), or None. Options are `convention`, the sizes (`H`, `HV`, `K`, `V`, ...) and the op's own.
     """
 
     name: str
@@ -108,9 +111,8 @@ class Op:
         import refengine
 
         if len(tensors) > len(self.inputs):
-            raise InputError(
-                f"{self.name} takes {len(self.inputs)} tensors ({', '.join(t.name for t in self.inputs)}), {len(tensors)} were given."
-            )
+            names = ", ".join(t.name for t in self.inputs)
+            raise InputError(f"{self.name} takes {len(self.inputs)} tensors ({names}), {len(tensors)} were given.")
         named = dict(zip((t.name for t in self.inputs), tensors, strict=False))
         twice = sorted(set(named) & set(options))
         if twice:
@@ -127,8 +129,9 @@ class Delta:
 
         S~ = diag(a) S;   u = v - e . (S~ or S);   S' = S~ + k (b u)';   o = scale S'' q
 
-    `e` is None (nothing erased) or ERASE_KEY (the write key itself). `b` and `a` are None for one. The error of `a` is relative.
-    `folded` says that value channels were made heads ([B, T, HV * V, 1]), because each has a decay of its own.
+    `e` is None (nothing erased) or ERASE_KEY (the write key itself). `b` and `a` are None for one. The error of `a`
+    is relative. `folded` says that value channels were made heads ([B, T, HV * V, 1]), because each has a decay of
+    its own.
     """
 
     q: Any

@@ -1,4 +1,5 @@
-"""Inputs for every op: the spanning set of difficult regimes, and awkward shapes. Test data only; nothing here computes an answer."""
+"""Inputs for every op: the spanning set of difficult regimes, and awkward shapes. Test data only; nothing here
+computes an answer."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ import numpy as np
 from refengine import ops
 from refengine.engine.problem import Asked, build
 
-# T = 2 C + 5 at C = 16, value heads that share key heads, K != V, an initial state, mild gates: one rich case, and five that hide less.
+# A rich case (T = 2 C + 5 at C = 16, shared key heads, K != V, an initial state, mild gates), and five that hide less.
 REGIMES = ("rich", "still", "strong", "tiny_keys", "same_keys", "unequal_gates")
 SHAPES = {
     "T=0": dict(T=0),

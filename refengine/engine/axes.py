@@ -71,13 +71,15 @@ def measure(op: Op, tensors: Mapping[str, NDArray[Any]], options: Mapping[str, A
     for name, size, axis in expanded:
         if size != sizes["T"] * times:
             raise InputError(
-                f"{name} has {size} tokens (axis {axis}), but {sizes.said['T']} has {sizes['T']} and num_householder is {times}: {sizes['T'] * times} are needed."
+                f"{name} has {size} tokens (axis {axis}), but {sizes.said['T']} has {sizes['T']} and num_householder "
+                f"is {times}: {sizes['T'] * times} are needed."
             )
     sizes.setdefault("HV", sizes.get("H", 1))
     sizes.setdefault("H", sizes["HV"])
     if sizes["H"] == 0 or sizes["HV"] % sizes["H"]:
         raise InputError(
-            f"{sizes.said.get('HV', 'v')} has {sizes['HV']} value heads, which is no multiple of the {sizes['H']} key heads of {sizes.said.get('H', 'k')}."
+            f"{sizes.said.get('HV', 'v')} has {sizes['HV']} value heads, which is no multiple of the {sizes['H']} key "
+            f"heads of {sizes.said.get('H', 'k')}."
         )
     for letter in ("K", "V"):
         if sizes.get(letter, 1) == 0:

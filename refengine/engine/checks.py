@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -13,6 +13,19 @@ from ..errors import InputError, nearest
 from ..frontend.pairing import Segment
 from ..io.interop import exact_widen, to_numpy
 from .axes import Sizes, shape_text
+
+
+def room(what: str, numbers: int, given: Collection[NDArray[Any]]) -> None:
+    """Refuse an answer out of all proportion to what was given: empty tensors can claim any number of heads.
+
+    A state has K numbers for each of a token's V, so this refuses nothing with a token in it and K up to 1024.
+    """
+    needed, most = 8 * numbers, (1 << 26) + 4096 * sum(x.nbytes for x in given)
+    if needed > most:
+        raise InputError(
+            f"{what} would take {needed / 2**30:.1f} GiB for inputs of {sum(x.nbytes for x in given)} bytes; "
+            f"the most is {most / 2**30:.1f} GiB."
+        )
 
 
 def one_of(what: str, value: str, known: Sequence[str]) -> str:
@@ -46,7 +59,8 @@ def floats(name: str, value: Any, allow_nonfinite: bool) -> NDArray[Any]:
         where = np.argwhere(~np.isfinite(array))
         at = ", ".join(str(int(i)) for i in where[0])
         raise InputError(
-            f"{name} holds {len(where)} values that are NaN or infinite, the first at [{at}]; allow them with --allow-nonfinite (allow_nonfinite=True)."
+            f"{name} holds {len(where)} values that are NaN or infinite, the first at [{at}]; allow them with "
+            "--allow-nonfinite (allow_nonfinite=True)."
         )
     return array
 
@@ -97,7 +111,7 @@ def state(value: Any, sizes: Sizes, count: int, allow_nonfinite: bool) -> NDArra
     wanted = (count, sizes["HV"], sizes["K"], sizes["V"])
     if h0.ndim != 4:
         raise InputError(f"initial_state has {h0.ndim} axes {shape_text(h0)}; it is [N, HV, K, V] = {list(wanted)}.")
-    for axis, (letter, have, want) in enumerate(zip("N HV K V".split(), h0.shape, wanted, strict=True)):
+    for axis, (letter, have, want) in enumerate(zip(("N", "HV", "K", "V"), h0.shape, wanted, strict=True)):
         if have != want:
             swapped = (
                 " (it looks transposed: the layout is [N, HV, K, V])"
@@ -114,7 +128,7 @@ def stops(states_at: Sequence[int] | None, segments: tuple[Segment, ...]) -> tup
     """After how many tokens of each sequence the state is wanted."""
     if states_at is None:
         return ()
-    wanted = tuple(whole("states_at", t, 0) for t in np.asarray(states_at).tolist())
+    wanted = tuple(whole("states_at", t, 0) for t in np.atleast_1d(np.asarray(states_at)).tolist())
     for t in wanted:
         for n, (_, t0, t1) in enumerate(segments):
             if t > t1 - t0:

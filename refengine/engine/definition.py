@@ -1,8 +1,9 @@
-"""The definition, run: an op's `step` over every token, with the front end in the same plain arithmetic, in a chosen number system.
+"""The definition, run: an op's `step` over every token, with the front end in the same plain arithmetic, in a chosen
+number system.
 
-"float64" and "complex128" are NumPy's; "balls" are python-flint's `arb` (extra `certify`): each number an interval that surely holds the
-exact one. Nothing here shares code with the kernels or with the front end they use: this is what they are judged by. It is slow, in
-Python, token by token.
+"float64" and "complex128" are NumPy's; "balls" are python-flint's `arb` (extra `certify`): each number an interval
+that surely holds the exact one. Nothing here shares code with the kernels or with the front end they use: this is
+what they are judged by. It is slow, in Python, token by token.
 """
 
 from __future__ import annotations
@@ -58,8 +59,10 @@ def normalise(x: Array, norm: L2Norm, number: Embed) -> Array:
     eps = number(norm.eps)[()]
     squares = (x * x).sum(axis=-1, keepdims=True)
     if norm.place == "inside":
-        return x / np.sqrt(squares + eps)
-    return x / (np.sqrt(squares) + eps if norm.place == "outside" else np.maximum(np.sqrt(squares), eps))
+        length = np.sqrt(squares + eps)
+    else:
+        length = np.sqrt(squares) + eps if norm.place == "outside" else np.maximum(np.sqrt(squares), eps)
+    return np.asarray(x / length)
 
 
 def inputs(p: Problem, number: Embed) -> dict[str, Array]:
@@ -78,8 +81,9 @@ def inputs(p: Problem, number: Embed) -> dict[str, Array]:
     if p.gate is not None:
         a = number(p.gate.a)
         wide = a.ndim == 4
-        A = 1 if p.gate.A_log is None else np.exp(number(p.gate.A_log))
-        A = A[:, None] if wide and p.gate.A_log is not None else A
+        A: Any = 1
+        if p.gate.A_log is not None:
+            A = np.exp(number(p.gate.A_log)).reshape((-1, 1) if wide else (-1,))
         bias = 0 if p.gate.dt_bias is None else number(p.gate.dt_bias if wide else p.gate.dt_bias[:, 0])
         low = p.gate.lower_bound
         x = a + bias

@@ -39,5 +39,5 @@ def plan(p: Problem, heads: int, columns: int, lanes: int, threads: int | None) 
     whole = len(p.segments) * heads
     blocks = 1 if wanted == 1 or whole >= 2 * wanted or whole == 0 else min(tiles, -(-2 * wanted // whole))
     tasks = whole * blocks
-    why = "the sequential recurrence is the definition's own order and the fastest form on a CPU; its bound runs beside it"
+    why = "the sequential recurrence is the definition's own order, and the fastest form on a CPU"
     return Plan("recurrent", why, max(1, min(wanted, tasks)), blocks, lanes, tasks)

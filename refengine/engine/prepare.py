@@ -1,4 +1,5 @@
-"""From a problem to its kernel family's inputs: pairing, norm, gates, then the op's own lowering. Every step carries its error bound."""
+"""From a problem to its kernel family's inputs: pairing, norm, gates, then the op's own lowering. Every step carries
+its error bound."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ Array = NDArray[Any]
 
 
 def rank4(tensor: Tensor, array: Array) -> Array:
-    """[B, T, heads, channels]: one channel where an input is one number a head, one row and token where it is one a head for all."""
+    """[B, T, heads, channels]: one channel where an input is one number a head, one row and token where it is one a
+    head for all."""
     layout = tensor.layout(array.ndim) or ()
     if layout == ("HV",):
         return array[None, None, :, None]

@@ -15,9 +15,10 @@ from ..errors import GrowingGateWarning, InputError, nearest
 from ..frontend.gates import Gate
 from ..frontend.norm import L2Norm
 from ..frontend.pairing import Conv, Paired, Segment
+from ..io.interop import to_numpy
 from ..spec import Op
 from .axes import Sizes, measure, shape_text
-from .checks import finite, fit, floats, offsets, one_of, state, stops, whole
+from .checks import finite, fit, floats, offsets, one_of, room, state, stops, whole
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +55,8 @@ FORMS = ("auto", "recurrent")
 
 @dataclass(frozen=True)
 class Problem:
-    """What `solve` was asked. Tensors are as given, but exactly widened to float32 or float64; `None` stands for an absent option."""
+    """What `solve` was asked. Tensors are as given, but exactly widened to float32 or float64; `None` stands for an
+    absent option."""
 
     op: Op
     tensors: Mapping[str, NDArray[Any]]
@@ -68,11 +70,16 @@ class Problem:
     norm: L2Norm | None = None
     gate: Gate | None = None
     beta_logits: NDArray[Any] | None = None
-    allow_neg_eigval: bool = False
     states_at: tuple[int, ...] = ()
-    precision: str = "float64"
-    device: str = "cpu"
-    form: str = "auto"
+    asked: Asked = field(default_factory=Asked)
+
+    @property
+    def precision(self) -> str:
+        return self.asked.precision
+
+    @property
+    def allow_neg_eigval(self) -> bool:
+        return self.asked.allow_neg_eigval
 
     @property
     def scale_is(self) -> str:
@@ -87,22 +94,22 @@ class Problem:
             "scale": self.scale_is if self.scale is None else self.scale,
         }
         said |= dict(self.options)
-        said |= {"use_qk_l2norm": self.norm is not None}
+        kept = ("key_shift", "query_shift", "value_shift", "tie_values", "allow_neg_eigval", "allow_nonfinite")
+        said |= {name: getattr(self.asked, name) for name in kept}
+        said |= {"use_qk_l2norm": self.norm is not None, "states_at": list(self.states_at)}
         if self.norm:
             said |= {"l2norm_eps": self.norm.eps, "l2norm_place": self.norm.place}
         for name, rule in self.pairing.items():
-            said[f"{name}_shift"] = rule.shift
             if rule.weight is not None:
-                said[f"conv_{name}"] = (
-                    f"width {rule.weight.shape[0]}, {'silu' if rule.silu else 'no activation'}{', residual' if rule.residual else ''}"
-                )
+                kind = "silu" if rule.silu else "no activation"
+                said[f"conv_{name}"] = f"width {rule.weight.shape[0]}, {kind}{', residual' if rule.residual else ''}"
         if self.gate is not None:
             said["gate"] = (
                 "softplus" if self.gate.lower_bound is None else f"sigmoid, lower bound {self.gate.lower_bound}"
             )
         if self.beta_logits is not None:
             said["beta"] = "2 sigmoid(beta_logits)" if self.allow_neg_eigval else "sigmoid(beta_logits)"
-        return said | {"precision": self.precision}
+        return said | {"precision": self.precision, "device": self.asked.device}
 
 
 def paired(
@@ -125,9 +132,8 @@ def paired(
                 f"conv_{name} is a {type(conv).__name__}; it is a refengine.Conv(weight, bias, activation, state)."
             )
         if conv.activation not in ("silu", "swish", None):
-            raise InputError(
-                f"conv_{name} has no activation {conv.activation!r}{nearest(str(conv.activation), ('silu', 'swish'))}, or None."
-            )
+            known = nearest(str(conv.activation), ("silu", "swish"))
+            raise InputError(f"conv_{name} has no activation {conv.activation!r}{known}, or None.")
         given = floats(f"conv_{name}.weight", conv.weight, allow_nonfinite)
         width = given.shape[-1] if given.ndim else 0
         if width == 0:
@@ -144,6 +150,11 @@ def paired(
             raise InputError(f"conv_{name}.state and pairing_state[{name!r}] are both given; they are the same thing.")
         state = conv.state if state is None else state
     reach = shift + width - 1
+    room(
+        f"The {reach} tokens before each sequence that {name}'s shift and convolution look back to",
+        count * reach * channels,
+        [tensor],
+    )
     past = np.zeros((count, reach, channels))
     if state is not None:
         given = floats(f"conv_{name}.state", state, allow_nonfinite)
@@ -175,7 +186,8 @@ def take(op: Op, given: Mapping[str, Any], implied: set[str], allow_nonfinite: b
 
 
 def gather(op: Op, given: Mapping[str, Any], asked: Asked) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
-    """The op's inputs, and what stands in for them: `gate` for the log decay, `beta_logits` for beta, the keys for tied values."""
+    """The op's inputs, and what stands in for them: `gate` for the log decay, `beta_logits` for beta, the keys for
+    tied values."""
     names = [t.name for t in op.inputs]
     decay = op.role("decay")
     stand_ins: dict[str, Any] = {}
@@ -203,7 +215,8 @@ def gather(op: Op, given: Mapping[str, Any], asked: Asked) -> tuple[dict[str, ND
 def pairing(
     op: Op, tensors: Mapping[str, NDArray[Any]], asked: Asked, count: int, options: Mapping[str, int]
 ) -> dict[str, Paired]:
-    """What each tensor's shift and convolution are: queries, keys and values by their roles, a convolution on the first of each."""
+    """What each tensor's shift and convolution are: queries, keys and values by their roles, a convolution on the
+    first of each."""
     shifts = {"query": asked.query_shift, "key": asked.key_shift, "value": asked.value_shift}
     convs = {"query": asked.conv_q, "key": asked.conv_k, "value": asked.conv_v}
     states = asked.pairing_state or {}
@@ -244,8 +257,8 @@ def raw_gate(gate: Gate | Any, op: Op, allow_nonfinite: bool) -> Gate:
         raise InputError(f"{op.name} has no gate to be computed from raw parameters.")
     if gate.lower_bound is None and gate.A_log is None:
         raise InputError("gate.A_log is missing; only with gate.lower_bound may it be left out.")
-    if gate.lower_bound is not None and not gate.lower_bound < 0:
-        raise InputError(f"gate.lower_bound is {gate.lower_bound}; it must be negative.")
+    if gate.lower_bound is not None and not float("-inf") < gate.lower_bound < 0:
+        raise InputError(f"gate.lower_bound is {gate.lower_bound}; it must be negative and finite.")
     rest = {
         n: None if getattr(gate, n) is None else floats(f"gate.{n}", getattr(gate, n), allow_nonfinite)
         for n in ("A_log", "dt_bias")
@@ -291,6 +304,10 @@ def build(op: str, given: Mapping[str, Any], asked: Asked) -> Problem:
         measured["beta"] = beta_logits
     sizes = measure(spec, measured, options)
     segments = offsets(asked.cu_seqlens, sizes)
+    states_at = stops(asked.states_at, segments)
+    states = len(segments) * sizes["HV"] * sizes["K"] * sizes["V"] * (1 + len(states_at))
+    given_state = [] if asked.initial_state is None else [to_numpy(asked.initial_state, "initial_state")]
+    room("The states", states, [*measured.values(), *given_state])
     warn_of_growth(spec, tensors)
     return Problem(
         op=spec,
@@ -305,9 +322,6 @@ def build(op: str, given: Mapping[str, Any], asked: Asked) -> Problem:
         norm=norm_of(asked.use_qk_l2norm),
         gate=None if gate is None else sized_gate(gate, sizes),
         beta_logits=beta_logits,
-        allow_neg_eigval=asked.allow_neg_eigval,
-        states_at=stops(asked.states_at, segments),
-        precision=asked.precision,
-        device=asked.device,
-        form=asked.form,
+        states_at=states_at,
+        asked=asked,
     )

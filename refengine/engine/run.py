@@ -1,4 +1,5 @@
-"""The running: tasks over (sequence, value head, block of columns), in turn or on threads, with the same bits either way."""
+"""The running: tasks over (sequence, value head, block of columns), in turn or on threads, with the same bits either
+way."""
 
 from __future__ import annotations
 
@@ -6,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
-from threading import Event, local
+from threading import Event, Lock, local
 from typing import Any
 
 import numpy as np
@@ -35,7 +36,8 @@ def aligned(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
 
 @dataclass(frozen=True)
 class Operands:
-    """The lowered inputs as the kernel takes them: C order, one float type for vectors, float64 for gates, every error beside its array."""
+    """The lowered inputs as the kernel takes them: C order, one float type for vectors, float64 for gates, every
+    error beside its array."""
 
     arrays: tuple[Array, ...]  # q k e a v b
     errors: tuple[Array, ...]  # the same order
@@ -56,7 +58,8 @@ class Operands:
         gates = {id(y): np.ascontiguousarray(y.value, dtype=np.float64) for y in (a, b)}
         order = (x.q, x.k, e, a, x.v, b)
         arrays = tuple({**vectors, **gates}[id(y)] for y in order)
-        return cls(arrays, tuple(np.ascontiguousarray(y.error) for y in order), erase, x.order == "pre", x.micro)
+        errors = tuple(np.ascontiguousarray(y.error) for y in order)
+        return cls(arrays, errors, erase, x.order == "pre", x.micro)
 
 
 class Job:
@@ -147,21 +150,32 @@ class Job:
         self.final[n, h, :, first:last] = state
         self.final_bound[n, h, first:last] = wrong
 
+    def compile(self) -> None:
+        """Have the kernel compiled here, where Ctrl-C is heard, by asking it for no tokens."""
+        rule = (self.operands.micro, self.operands.pre, self.operands.erase)
+        S, N = aligned((0, self.K, self.lanes), self.dtype), aligned((0, self.lanes), self.dtype)
+        nothing, nowhere = (0, 0, 0, 0, 0), np.zeros(0, self.dtype)
+        arrays = (*self.operands.arrays, *self.operands.errors, S, N, N)
+        kernel.run(nothing, nothing, *arrays, self.o, nowhere, self.scratch(), rule, self.constants)
+
     def run_all(self, progress: Progress | None) -> None:
         """Every task; Ctrl-C stops within one span."""
         total = sum(t1 - t0 for _, t0, t1 in self.p.segments) * self.heads * self.columns
-        stop = Event()
-        finished: list[int] = []
+        stop, lock = Event(), Lock()
+        finished = 0
 
         def done(work: int) -> None:
-            finished.append(work)
-            if progress is not None:
-                progress(sum(finished), total)
+            nonlocal finished
+            with lock:
+                finished += work
+                if progress is not None:
+                    progress(finished, total)
 
         if self.plan.threads == 1:
             for task in self.tasks():
                 self.run(task, stop, done)
             return
+        self.compile()
         with ThreadPoolExecutor(self.plan.threads) as pool:
             try:
                 futures = [pool.submit(self.run, task, stop, done) for task in self.tasks()]
@@ -187,7 +201,7 @@ def unfolded(states: Array, HV: int, V: int) -> Array:
     return np.ascontiguousarray(np.swapaxes(states.reshape(*before, HV, V, K), -1, -2))
 
 
-def certain(bound: Array, answer_is_finite: Array) -> Array:
+def certain(bound: Array, answer_is_finite: Any) -> Array:
     """The bound, infinite where the answer is not finite or the bound itself broke down."""
     return np.where(np.isfinite(bound) & answer_is_finite, bound, np.inf).astype(bound.dtype)
 

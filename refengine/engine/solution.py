@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 class Solution:
     """What `solve` returns; NumPy arrays, float64 (float32 where precision="float32").
 
-    o [B, T, HV, V]. final_state [N, HV, K, V]. bound["o"] [B, T, HV]: no entry of that row is further than this from the exact answer
-    for the inputs as given. bound["final_state"] [N, HV, V]: the Euclidean norm of that column's error is at most this. Both are
-    rigorous (the running bound of kernels/delta.py), and infinite where the answer is not finite or nothing can be said. states
-    [len(states_at), N, HV, K, V]: the state after so many tokens. pairing_state: for each shifted or convolved tensor the tokens
-    [N, channels, width - 1 + shift] that the next call takes as `Conv.state` or `pairing_state`. info: how it ran.
+    o [B, T, HV, V]. final_state [N, HV, K, V]. bound["o"] [B, T, HV]: no entry of that row is further than this from
+    the exact answer for the inputs as given. bound["final_state"] [N, HV, V]: the Euclidean norm of that column's
+    error is at most this. Both are rigorous (the running bound of kernels/delta.py), and infinite where the answer is
+    not finite or nothing can be said. states [len(states_at), N, HV, K, V]: the state after so many tokens.
+    pairing_state: for each shifted or convolved tensor the tokens [N, channels, width - 1 + shift] that the next call
+    takes as `Conv.state` or `pairing_state`. info: how it ran.
     """
 
     o: NDArray[Any]

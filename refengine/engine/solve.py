@@ -48,14 +48,16 @@ def solve(
     op
         A name of `refengine ops`, such as "gated_delta_rule".
     **tensors
-        The op's inputs by name (`refengine ops NAME` lists them), [B, T, heads, channels]: NumPy, torch, jax, or anything with
-        `__array__` or `__dlpack__`; bfloat16, float16, float8, float32 or float64, widened exactly. Also the op's own options.
+        The op's inputs by name (`refengine ops NAME` lists them), [B, T, heads, channels]: NumPy, torch, jax, or
+        anything with `__array__` or `__dlpack__`; bfloat16, float16, float8, float32 or float64, widened exactly.
+        Also the op's own options.
     scale
         Of the read-out. None: what the op's paper says (`refengine ops NAME`), K^-1/2 for most.
     initial_state
         [N, HV, K, V]; None for zeros. N is B, or the number of packed sequences.
     cu_seqlens
-        [N + 1] integer offsets of the sequences packed into one row, from 0 to T; empty sequences are allowed. B must be 1.
+        [N + 1] integer offsets of the sequences packed into one row, from 0 to T; empty sequences are allowed. B must
+        be 1.
     use_qk_l2norm
         Normalise queries and keys, after any convolution: True for x / sqrt(|x|^2 + 1e-6), or an `L2Norm(eps, place)`.
     key_shift, query_shift, value_shift
@@ -65,9 +67,11 @@ def solve(
     conv_q, conv_k, conv_v
         Short causal convolutions, each a `Conv(weight, bias, activation, state)`.
     pairing_state
-        {"k": [N, channels, width - 1 + shift], ...}: tokens before each sequence, as `Solution.pairing_state` returns them.
+        {"k": [N, channels, width - 1 + shift], ...}: tokens before each sequence, as `Solution.pairing_state` returns
+        them.
     gate, beta_logits, allow_neg_eigval
-        Instead of g: `Gate(a, A_log, dt_bias, lower_bound)`. Instead of beta: its logits; beta = sigmoid, doubled with allow_neg_eigval.
+        Instead of g: `Gate(a, A_log, dt_bias, lower_bound)`. Instead of beta: its logits; beta = sigmoid, doubled
+        with allow_neg_eigval.
     precision
         "float64", or "float32": the same recurrence in float32 from inputs rounded once, with its own bound.
     convention

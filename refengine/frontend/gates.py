@@ -2,7 +2,7 @@
 
 Every elementary function is within one ulp (kernels/_math.py). With x = a + dt_bias, |dx| <= u |x|:
 
-    softplus form   g = -exp(A_log) softplus(x)             relative error <= (|x| + 7) u: sigmoid(x) <= softplus(x), three functions
+    softplus form   g = -exp(A_log) softplus(x)             relative error <= (|x| + 7) u, as sigmoid(x) <= softplus(x)
     bounded form    g = lower_bound sigmoid(exp(A_log) x)   relative error <= (5 |exp(A_log) x| + 5) u
 """
 
@@ -20,10 +20,12 @@ from ..numbers.bounded import TINY, UP, Array, Bounded, U, apply, row_norm
 
 @dataclass(frozen=True)
 class Gate:
-    """The log decay from raw parameters: g = -exp(A_log) softplus(a + dt_bias); with `lower_bound`, lower_bound sigmoid(exp(A_log) (a + dt_bias)).
+    """The log decay from raw parameters.
 
-    a [B, T, HV] or [B, T, HV, K]; A_log [HV] (None with `lower_bound`: a factor of 1); dt_bias [HV], [HV, K] or [HV * K] as `a` has it.
-    Source: Gated DeltaNet (softplus), Kimi Delta Attention (both; lower_bound is -5 there).
+    g = -exp(A_log) softplus(a + dt_bias); with `lower_bound`, g = lower_bound sigmoid(exp(A_log) (a + dt_bias)).
+
+    a [B, T, HV] or [B, T, HV, K]; A_log [HV] (None with `lower_bound`: a factor of 1); dt_bias [HV], [HV, K] or
+    [HV * K] as `a` has it. Source: Gated DeltaNet (softplus), Kimi Delta Attention (both; lower_bound is -5 there).
     """
 
     a: Any

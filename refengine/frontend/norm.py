@@ -17,8 +17,9 @@ PLACES = {"inside": norm.INSIDE, "outside": norm.OUTSIDE, "max": norm.MAX}
 class L2Norm:
     """x / sqrt(|x|^2 + eps) ("inside"), x / (|x| + eps) ("outside"), or x / max(|x|, eps) ("max"), over the last axis.
 
-    "inside" with 1e-6 is flash-linear-attention's and Hugging Face's; "outside" 1e-6 the Comba repository's recurrent kernel and Gated
-    KalmaNet, 1e-5 LaCT; "max" 1e-12 `torch.nn.functional.normalize` and RWKV-7. They differ by 1e-6 at |x| = 1 and by a third at 1e-3.
+    "inside" with 1e-6 is flash-linear-attention's and Hugging Face's; "outside" 1e-6 the Comba repository's recurrent
+    kernel and Gated KalmaNet, 1e-5 LaCT; "max" 1e-12 `torch.nn.functional.normalize` and RWKV-7. They differ by 1e-6
+    at |x| = 1 and by a third at 1e-3.
     """
 
     eps: float = 1e-6

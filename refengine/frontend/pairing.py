@@ -1,7 +1,8 @@
 """What predicts what: shifts, short convolutions and tied values, before the op.
 
-A memory trained on pairs (k, v) and read with q predicts the offset sk - sv - sq, where sq, sk, sv are the shifts of q, k, v: with all
-zero it predicts the present, with the key shifted by one the next token. A convolution on K is the learnable form of that shift.
+A memory trained on pairs (k, v) and read with q predicts the offset sk - sv - sq, where sq, sk, sv are the shifts of
+q, k, v: with all zero it predicts the present, with the key shifted by one the next token. A convolution on K is the
+learnable form of that shift.
 """
 
 from __future__ import annotations
@@ -23,10 +24,11 @@ Segment = tuple[int, int, int]  # (row of the batch, first token, one past the l
 class Conv:
     """A short depthwise causal convolution: y_t = act(sum_i weight[:, i] x_{t-W+1+i} + bias) (+ x_t with `residual`).
 
-    weight [D, W], the current token's tap last, where D counts all channels of the tensor (heads * K, or heads * V); [heads, K, W] is
-    taken too. bias [D] or None. activation "silu" (the field's default) or None. state [N, D, W - 1]: the tokens before each sequence,
-    newest last (flash-linear-attention's [N, D, W] is taken too; its oldest slot is never read); None for zeros. With a shift of n the
-    state holds W - 1 + n tokens. Source: causal-conv1d, flash-linear-attention `ShortConvolution`.
+    weight [D, W], the current token's tap last, where D counts all channels of the tensor (heads * K, or heads * V);
+    [heads, K, W] is taken too. bias [D] or None. activation "silu" (the field's default) or None. state [N, D, W -
+    1]: the tokens before each sequence, newest last (flash-linear-attention's [N, D, W] is taken too; its oldest slot
+    is never read); None for zeros. With a shift of n the state holds W - 1 + n tokens. Source: causal-conv1d,
+    flash-linear-attention `ShortConvolution`.
     """
 
     weight: Any

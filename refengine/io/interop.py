@@ -17,7 +17,8 @@ from refengine.errors import InputError
 
 
 def to_numpy(x: Any, name: str) -> NDArray[Any]:
-    """`x` with its own dtype: a NumPy, torch or jax array, numbers in lists, anything with `__array__` or `__dlpack__`."""
+    """`x` with its own dtype: a NumPy, torch or jax array, numbers in lists, anything with `__array__` or
+    `__dlpack__`."""
     try:
         array = _convert(x)
     except Exception as error:  # the libraries raise what they like

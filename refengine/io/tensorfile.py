@@ -73,7 +73,8 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, NDArray[Any]], dict[st
 def write(
     path: str | os.PathLike[str], tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Write a canonical safetensors file, whole or not at all: until its last byte is on disk, `path` stays as it was."""
+    """Write a canonical safetensors file, whole or not at all: until its last byte is on disk, `path` stays as it
+    was."""
     arrays = {name: _storable(name, tensor) for name, tensor in tensors.items()}
     arrays = {name: arrays[name] for name in sorted(arrays, key=lambda name: (-arrays[name].itemsize, name))}
     header = _header(arrays, metadata or {})
@@ -204,7 +205,8 @@ def _read_npz(file: BinaryIO) -> tuple[dict[str, NDArray[Any]], object]:
 
 
 def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, who: str, *, is_text: bool) -> NDArray[Any]:
-    """One `.npy` of the zip. Nothing is reserved because a header claims it: the bytes come in pieces and are counted."""
+    """One `.npy` of the zip. Nothing is reserved because a header claims it: the bytes come in pieces and are
+    counted."""
     method, size, packed = member.compress_type, member.file_size, member.compress_size
     if method not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise FileError(f"{who} uses zip method {method}; known are 0 (stored) and 8 (deflated)")

@@ -1,8 +1,8 @@
 """The door to numba: one decorator, one cache.
 
-Numba's own cache goes stale when a function in *another* file changes (numba #1833), so the cache lives in a folder named by a digest
-of every kernel source: a stale entry cannot be found. `njit` here is the only jit of the package: strict IEEE (no fast-math, no
-contraction), no GIL, errors as NumPy has them.
+Numba's own cache goes stale when a function in *another* file changes (numba #1833), so the cache lives in a folder
+named by a digest of every kernel source: a stale entry cannot be found. `njit` here is the only jit of the package:
+strict IEEE (no fast-math, no contraction), no GIL, errors as NumPy has them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ import numba
 
 
 def cache_home() -> Path:
-    """The folder above every refengine cache: NUMBA_CACHE_DIR, else the user's cache folder, else a private temporary one."""
+    """The folder above every refengine cache: NUMBA_CACHE_DIR, else the user's cache folder, else a private temporary
+    one."""
     chosen = os.environ.get("NUMBA_CACHE_DIR")
     if chosen:
         return Path(chosen)
@@ -40,7 +41,8 @@ def cache_home() -> Path:
 
 
 def digest() -> str:
-    """Sixteen hex digits over the sources of all kernels: what the compiled code depends on besides numba and the CPU."""
+    """Sixteen hex digits over the sources of all kernels: what the compiled code depends on besides numba and the
+    CPU."""
     h = hashlib.sha256()
     for file in sorted(Path(__file__).parent.glob("*.py")):
         h.update(file.name.encode() + b"\0" + file.read_bytes())

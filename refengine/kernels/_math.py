@@ -1,11 +1,14 @@
-"""exp, log, sigmoid, softplus and 1/sqrt with the same bits on every machine (libm's and NumPy's differ between releases and CPUs).
+"""exp, log, sigmoid, softplus and 1/sqrt with the same bits on every machine (libm's and NumPy's differ between
+releases and CPUs).
 
-Each is computed in double-double (an unevaluated sum high + low, |low| <= ulp(high) / 2) to a relative 2^-65 or better and rounded once,
-so it is within 0.51 ulp of the exact value and nearly always correctly rounded; the bounds elsewhere assume one whole ulp, 2 u. Results below 2^-1022 are rounded twice and are within 2^-1074.
+Each is computed in double-double (an unevaluated sum high + low, |low| <= ulp(high) / 2) to a relative 2^-65 or
+better and rounded once, so it is within 0.51 ulp of the exact value and nearly always correctly rounded; the bounds
+elsewhere assume one whole ulp, 2 u. Results below 2^-1022 are rounded twice and are within 2^-1074.
 
-    exp:  x = n ln2 + r, |r| <= ln2 / 2; e^r = sum r^i / i!, i <= 5 in double-double, 6..17 in double (they weigh 2^-18)
-    log:  x = m 2^n, f = (m - 1) / (m + 1); log m = 2 f (1 + f^2 / 3 + f^4 / 5 + ...), f in double-double, the rest in double
-    softplus(x) = max(x, 0) + log1p(E), E = e^-|x|, by the same series in f = E / (2 + E);  sigmoid(x) = {1 or E} / (1 + E)
+    exp       x = n ln2 + r, |r| <= ln2 / 2; e^r = sum r^i / i!, i <= 5 in double-double, 6..17 in double (2^-18)
+    log       x = m 2^n, f = (m - 1) / (m + 1); log m = 2 f (1 + f^2 / 3 + ...), the first two in double-double
+    softplus  max(x, 0) + log1p(E), E = e^-|x|, by the same series in f = E / (2 + E)
+    sigmoid   1 / (1 + E) for x >= 0, else E / (1 + E)
 """
 
 from __future__ import annotations
@@ -48,7 +51,8 @@ def horner(xh, xl, yh, yl, ch, cl):
 
 @inline
 def exp_parts(x):
-    """(high, low, 2^m, 2^n): e^x = (high + low) 2^m 2^n. Arguments beyond the range of float64 are drawn to its edge."""
+    """(high, low, 2^m, 2^n): e^x = (high + low) 2^m 2^n. Arguments beyond the range of float64 are drawn to its
+    edge."""
     x = -760.0 if x < -760.0 else x
     x = 720.0 if x > 720.0 else x
     n = (x * ONE_OVER_LN2 + SHIFT) - SHIFT

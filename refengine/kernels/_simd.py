@@ -1,8 +1,9 @@
-"""Wide vectors for Numba: a value type lowered to LLVM's `<n x T>` with plain IEEE operations and an explicit fused multiply-add.
+"""Wide vectors for Numba: a value type lowered to LLVM's `<n x T>` with plain IEEE operations and an explicit fused
+multiply-add.
 
-A kernel written over these reads like its equation; LLVM splits a wide vector over the registers the machine has. Every operation
-works lane by lane, so the bits do not depend on the number of lanes, on the tile, or on the instruction set. The number of lanes is a
-matter of speed alone and follows the target's widest registers.
+A kernel written over these reads like its equation; LLVM splits a wide vector over the registers the machine has.
+Every operation works lane by lane, so the bits do not depend on the number of lanes, on the tile, or on the
+instruction set. The number of lanes is a matter of speed alone and follows the target's widest registers.
 """
 
 from __future__ import annotations
@@ -80,7 +81,8 @@ def load(typing: Any, array: Any, index: Any) -> Any:
 
 @intrinsic
 def block(typing: Any, array: Any, index: Any) -> Any:
-    """BLOCK bytes of a contiguous array from flat `index` on: the same lanes on every machine, for sums across lanes."""
+    """BLOCK bytes of a contiguous array from flat `index` on: the same lanes on every machine, for sums across
+    lanes."""
     return _load(Vec(array.dtype, BLOCK), array)
 
 
@@ -122,7 +124,7 @@ def put(typing: Any, array: Any, index: Any, x: Any) -> Any:
 
 @intrinsic
 def weave(typing: Any, array: Any, a: Any, b: Any, c: Any, d: Any, to: Any, base: Any) -> Any:
-    """Four entries of each of four places (flat `a`, `b`, `c`, `d`) of one array, side by side into `to` from flat `base` on."""
+    """Four entries from flat `a`, `b`, `c` and `d` on in one array, side by side into `to` from flat `base` on."""
 
     def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         one = context.get_value_type(sig.args[0].dtype)
@@ -166,7 +168,8 @@ def splat(typing: Any, x: Any) -> Any:
 
 
 def _reduce(name: str, start: bool) -> Any:
-    """Code that folds the lanes by `llvm.vector.reduce.NAME`; without fast-math flags a sum goes lane by lane in order."""
+    """Code that folds the lanes by `llvm.vector.reduce.NAME`; without fast-math flags a sum goes lane by lane in
+    order."""
 
     def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         vec = sig.args[0]
@@ -252,7 +255,7 @@ def split_exponent(typing: Any, x: Any) -> Any:
 def _operator(symbol: Any, instruction: str) -> None:
     """Let `symbol` stand between two vectors, or between a vector and a number of its type."""
 
-    @infer_global(symbol)  # type: ignore[misc]
+    @infer_global(symbol)
     class _Typing(AbstractTemplate):  # type: ignore[misc]
         def generic(self, args: Any, kws: Any) -> Any:
             vec = next((x for x in args if isinstance(x, Vec)), None)

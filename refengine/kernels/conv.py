@@ -20,8 +20,8 @@ U = 2.0**-53
 
 @njit
 def short_conv(x, w, bias, silu, residual, y, error, scratch):
-    """One sequence. x [T + W - 1, C] begins W - 1 tokens early; w [W, C]; bias [C]; y [T, C]; error [T, G]: a bound on the Euclidean
-    norm of the error in each of G groups of C / G channels; scratch [2, C]."""
+    """One sequence. x [T + W - 1, C] begins W - 1 tokens early; w [W, C]; bias [C]; y [T, C]; error [T, G]: a bound
+    on the Euclidean norm of the error in each of G groups of C / G channels; scratch [2, C]."""
     T, C = y.shape
     W = w.shape[0]
     G = error.shape[1]

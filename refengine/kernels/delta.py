@@ -8,21 +8,23 @@ Per head and micro-step, for a state S of K x V with columns S_j (every value co
     S'_j = S~_j + k d_j
     o_j  = s (q . S'_j)         where a token ends
 
-Order of operations (part of the definition, the same on every machine): rows are summed in four segments of ceil(K / 4) rows, each a
-chain of fused multiply-adds from zero, and the segments as (0 + 1) + (2 + 3); the decay is a rounded product, the update a fused
-multiply-add; the correction rounds v - p, then its product with b; the read-out rounds its product with s. No reduction crosses
-columns, so neither lanes, tiles nor threads touch the bits.
+Order of operations (part of the definition, the same on every machine): rows are summed in four segments of ceil(K /
+4) rows, each a chain of fused multiply-adds from zero, and the segments as (0 + 1) + (2 + 3); the decay is a rounded
+product, the update a fused multiply-add; the correction rounds v - p, then its product with b; the read-out rounds
+its product with s. No reduction crosses columns, so neither lanes, tiles nor threads touch the bits.
 
-One sweep over the rows does token t's read-out, t + 1's decay and t + 1's prediction while a row is in a register; a tile of K x lanes
-stays in the first-level cache. Tokens go by windows whose q, k, e, a are packed once and serve every tile.
+One sweep over the rows does token t's read-out, t + 1's decay and t + 1's prediction while a row is in a register; a
+tile of K x lanes stays in the first-level cache. Tokens go by windows whose q, k, e, a are packed once and serve
+every tile.
 
 The bound
 ---------
-Hats are what is computed, u the unit roundoff, g = m u / (1 - m u) with m = ceil(K/4) + 2 the roundings in one term of a sum. What the
-kernel is given may itself be rounded: |q^ - q| <= dq, |k^ - k| <= dk, |e^ - e| <= de (Euclidean), |v^ - v| <= dv, |b^ - b| <= db,
-|a^ - a| <= da a^. For one column let N >= |S^| and E >= |S^ - S|; N~ and E~ the same after the decay. Then
+Hats are what is computed, u the unit roundoff, g = m u / (1 - m u) with m = ceil(K / 4) + 2 the roundings in one term
+of a sum. What the kernel is given may itself be rounded: |q^ - q| <= dq, |k^ - k| <= dk, |e^ - e| <= de (Euclidean),
+|v^ - v| <= dv, |b^ - b| <= db, |a^ - a| <= da a^. For one column let N >= |S^| and E >= |S^ - S|; N~ and E~ the same
+after the decay. Then
 
-    S~^ - S~  = diag(a) (S^ - S) + rounding,   |rounding| <= mu N~,   mu = u + (1 + u) da           (0 if nothing decays)
+    S~^ - S~  = diag(a) (S^ - S) + rounding,   |rounding| <= mu N~,   mu = u + (1 + u) da   (0 if nothing decays)
     d^ - d    = (d^ - b^ u^) + (b^ - b) u^ + b ((u^ - (v^ - p^)) + (v^ - v) - (p^ - p))
     p^ - p    = (p^ - e^ . X^) + (e^ - e) . X^ + e . (X^ - X)
 
@@ -32,11 +34,12 @@ The last term joins the decay in the operator M, and all others are small scalar
     r = db |u^| + |b| (dv + (g |e^| + de) |X^| + u |u^|) + u |d^|        with |b| <= |b^| + db
     E' = |M| E + |k| r + dk |d^| + u N',     N' = N~ + |k^| |d^|,     o: s ((g |q^| + dq) N' + |q| E') + 2u |o^|
 
-|a0 I - b k e'| is (sqrt(P) + sqrt((2 a0 - c)^2 + P - c^2)) / 2 exactly, with c = b k.e and P = b^2 |k|^2 |e|^2: the two singular values
-that are not a0 have product a0 |a0 - c| and sum of squares 2 a0^2 - 2 a0 c + P. For e = k it is max(1, |1 - b |k|^2|). A spread of the
-decays adds (max a - min a) / 2 around their centre a0 (order pre). M is taken at the exact b, k, e: that costs |b| (|k| de + dk |e|) +
-db |k| |e| more. N grows by the triangle inequality and is measured afresh every REFRESH micro-steps. Every slot is
-rounded up by 1 + 64 u, more than the roundings of one step of N, E and the o-bound, and TAU covers underflow.
+|a0 I - b k e'| is (sqrt(P) + sqrt((2 a0 - c)^2 + P - c^2)) / 2 exactly, with c = b k.e and P = b^2 |k|^2 |e|^2: the
+two singular values that are not a0 have product a0 |a0 - c| and sum of squares 2 a0^2 - 2 a0 c + P. For e = k it is
+max(1, |1 - b |k|^2|). A spread of the decays adds (max a - min a) / 2 around their centre a0 (order pre). M is taken
+at the exact b, k, e: that costs |b| (|k| de + dk |e|) + db |k| |e| more. N grows by the triangle inequality and is
+measured afresh every REFRESH micro-steps. Every slot is rounded up by 1 + 64 u, more than the roundings of one step
+of N, E and the o-bound, and TAU covers underflow.
 """
 
 from __future__ import annotations
@@ -83,7 +86,7 @@ def lanes(dtype: np.dtype) -> int:
 
 
 def constants(scale: float, scale_error: float, K: int, dtype: np.dtype) -> tuple[np.floating, ...]:
-    """(scale, its relative error, u, TAU, what rounds a column's norm up, 1/2 rounded up), each in the kernel's own type."""
+    """(scale, its relative error, u, TAU, what rounds a column's norm up, 1/2 rounded up), in the kernel's type."""
     info = np.finfo(dtype)
     u = float(info.eps) / 2
     tau = (K + 64) * float(info.smallest_subnormal)
@@ -92,9 +95,10 @@ def constants(scale: float, scale_error: float, K: int, dtype: np.dtype) -> tupl
 
 @inline
 def rows(x, base, d, S, low, high, pre, zero):
-    """Rows low..high of a sweep: finish the update by d, read with q, decay by a, predict with e. Returns (prediction, read-out).
+    """Rows low..high of a sweep: finish the update by d, read with q, decay by a, predict with e.
 
-    x [..., K, 4], read from flat `base` on, holds k, q, a, e of a row side by side: one stream of loads instead of four.
+    Returns (prediction, read-out). x [..., K, 4], read from flat `base` on, holds k, q, a, e of a row side by side:
+    one stream of loads instead of four.
     """
     L = S.shape[1]
     p = splat(zero)
@@ -167,8 +171,9 @@ def column_squares(S, zero):
 def recur(x, v, b, S, miss, d_all, o, squares, first, pre, scale, zero):
     """One tile through one window of W micro-steps: the recurrence.
 
-    x [W + 1, K to a multiple of 4, 4]: row j holds the key and query of micro-step j - 1, the decay and erase vector of micro-step j. v, b [W, L] in; S
-    [K, L] carried on; o, and for the bound v - p, d and now and then the columns' squares after the decay [W, L] out.
+    x [W + 1, K to a multiple of 4, 4]: row j holds the key and query of micro-step j - 1, the decay and erase vector
+    of micro-step j. v, b [W, L] in; S [K, L] carried on; o, and for the bound v - p, d and now and then the columns'
+    squares after the decay [W, L] out.
     """
     W = v.shape[0]
     L = S.shape[1]
@@ -190,7 +195,7 @@ def recur(x, v, b, S, miss, d_all, o, squares, first, pre, scale, zero):
 
 @inline
 def follow(v, b, c, N, E, miss, d_all, o, squares, worst, first, pre, numbers):
-    """The same window again, for the bound: N, E [L] are carried on, worst [W, L] collects the o-bounds of a row's columns."""
+    """The same window again, for the bound: N, E [L] are carried on, worst [W, L] collects the o-bounds of a row."""
     scale, scale_error, u, tau, norm_up, half = numbers
     W = v.shape[0]
     L = v.shape[1]
@@ -240,24 +245,24 @@ def dot(x, y):
 
 
 @inline
-def extent(x, wide):
-    """(smallest, largest) entry of a padded row of `wide` different numbers."""
+def extent(x, channels):
+    """(smallest, largest) entry of a padded row of `channels` different numbers."""
     L = BLOCK // x.itemsize
     low = block(x, 0)
     top = low
-    for i in range(L, x.size if wide > 1 else L, L):
+    for i in range(L, x.size if channels > 1 else L, L):
         low = minimum(low, block(x, i))
         top = maximum(top, block(x, i))
     return np.float64(smallest(low)), np.float64(largest(top))
 
 
 @inline
-def step_slots(w, k, e, a, wide, dk, de, da, dv, db, pre, erase, u, cast, cast_gate):
-    """The slots of one micro-step, in float64. `cast` is the rounding of q, k, e, v on entry (0 if exact), `cast_gate` that of a, b."""
-    many = (
-        (k.size + 8) * 2.0 * u
-    )  # over the roundings here, of the sums above all, and of storing the slots in the kernel's type
-    up = 1.0 + many
+def step_slots(w, k, e, a, channels, bounds, pre, erase, u, cast, cast_gate):
+    """The slots of one micro-step, in float64. `cast` is the rounding of q, k, e, v on entry (0 if exact),
+    `cast_gate` that of a, b."""
+    dk, de, da, dv, db = bounds
+    many = (k.size + 8) * 2.0 * u  # over the roundings here, of sums above all, and of a slot to the kernel's type
+    up = (1.0 + many) * (1.0 + 64.0 * u)  # and over those of `follow`
     kk = dot(k, k)
     nk = np.sqrt(kk) * up
     ke, ne, gram = 0.0, 0.0, 0.0
@@ -269,7 +274,7 @@ def step_slots(w, k, e, a, wide, dk, de, da, dv, db, pre, erase, u, cast, cast_g
         gram = max(0.0, kk * ee - ke * ke) + 4.0 * many * kk * ee
     dk += cast * nk
     de += cast * ne
-    low, top = extent(a, wide)
+    low, top = extent(a, channels)
     still = low == 1.0 and top == 1.0 and da == 0.0
     da += cast_gate
     size = max(abs(low), abs(top))
@@ -375,7 +380,7 @@ def columns_out(tile_rows, o, batch, t, head, left, first, W, micro):
 def prepare(place, heads, q, k, e, a, dq, dk, de, da, dv, db, x, lines, slots, start, W, rule, u, zero, one):
     """Pack a window's q, k, e, a side by side, and fill the slots of its bounds.
 
-    lines [6, padded K]: k and q of one micro-step, k and q of the next, then a and e (e is the key's own line where they are the same).
+    lines [6, padded K]: k and q of one micro-step, k and q of the next, then a and e (unless that is the key's line).
     """
     batch, _, _, begin, _ = place
     hq, hk, he, ha, hv = heads
@@ -396,23 +401,8 @@ def prepare(place, heads, q, k, e, a, dq, dk, de, da, dv, db, x, lines, slots, s
         key = new if erase == ERASE_IS_KEY else 5
         if erase == ERASE:
             widen(e, batch, t, he, lines, 5)
-        step_slots(
-            slots[j],
-            lines[new],
-            lines[key],
-            lines[4],
-            a.shape[3],
-            dk[batch, t, hk],
-            de[batch, t, he],
-            da[batch, t, ha],
-            dv[batch, t, hv],
-            db[batch, t, hv],
-            pre,
-            erase,
-            u,
-            cast,
-            cast_gate,
-        )
+        bounds = (dk[batch, t, hk], de[batch, t, he], da[batch, t, ha], dv[batch, t, hv], db[batch, t, hv])
+        step_slots(slots[j], lines[new], lines[key], lines[4], a.shape[3], bounds, pre, erase, u, cast, cast_gate)
         if (start - begin + j + 1) % micro == 0:
             widen(q, batch, t // micro, hq, lines, new + 1)
             read_slots(slots[j], lines[new + 1], dq[batch, t // micro, hq], u, cast)
@@ -427,13 +417,18 @@ def prepare(place, heads, q, k, e, a, dq, dk, de, da, dv, db, x, lines, slots, s
 
 @njit
 def run(place, heads, q, k, e, a, v, b, dq, dk, de, da, dv, db, S, N, E, o, bound, scratch, rule, numbers):
-    """Micro-steps t0 .. t1 of one head, for the tiles of one block of columns: pack a window, then every tile through it.
+    """Micro-steps t0 .. t1 of one head and one block of columns: pack a window, then every tile through it.
 
-    place = (batch, t0, t1, begin, column): micro-steps t0..t1 of row `batch`, in a sequence that began at `begin`; first value column.
-    heads = (q, k, e, a, v): which head of each array. q [B, T, *, K]; k, e [B, M, *, K]; a [B, M, *, K or 1]; v [B, M, HV, V];
-    b [B, M, HV, V or 1]; their error bounds dq .. db [B, T or M, *]. S [tiles, K, L], N and E [tiles, L] are carried on. o [B, T, HV, V]
-    and bound [T] are written. scratch = x [W + 1, K to a multiple of 4, 4], lines [6, padded K], slots [W, SLOTS]; v, b, v - p, d, o, squares, row bounds [W, L].
-    rule = (micro, pre, erase); numbers is what `constants` gives.
+    place    (batch, t0, t1, begin, column): micro-steps t0..t1 of row `batch`, in a sequence that began at micro-step
+             `begin`; the block's first value column
+    heads    (q, k, e, a, v): which head of each array
+    arrays   q [B, T, *, K]; k, e [B, M, *, K]; a [B, M, *, K or 1]; v [B, M, HV, V]; b [B, M, HV, V or 1]; M = T micro
+    errors   dq .. db [B, T or M, *], the bounds of the docstring above
+    state    S [tiles, K, L], N and E [tiles, L], carried on
+    written  o [B, T, HV, V] and bound [T]
+    scratch  x [W + 1, K to a multiple of 4, 4], lines [6, padded K], slots [W, SLOTS]; v, b, v - p, d, o, squares, row
+             bounds [W, L]
+    rule     (micro, pre, erase); numbers: what `constants` gives
     """
     batch, t0, t1, begin, column = place
     hv = heads[4]

@@ -48,7 +48,8 @@ def silu(x, y):
 
 @njit
 def square_sums(x, y):
-    """Sum of squares of each row of x [rows, D], in blocks of the same lanes on every machine, then what is left over, in order."""
+    """Sum of squares of each row of x [rows, D], in blocks of the same lanes on every machine, then what is left
+    over, in order."""
     D = x.shape[1]
     L = BLOCK // x.itemsize
     whole = D - D % L

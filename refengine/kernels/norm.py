@@ -4,8 +4,9 @@
     outside  y = x / (|x| + eps)            the Comba repository's recurrent kernel, Gated KalmaNet, LaCT
     max      y = x / max(|x|, eps)          torch.nn.functional.normalize, RWKV-7
 
-The computed square sum has a relative error below m u, m = D / 8 + 24, which the root halves; three or four roundings follow. An error
-dx of the input moves y by at most dx times the largest 1 / denominator between x and x + dx (all three maps have that slope).
+The computed square sum has a relative error below m u, m = D / 8 + 24, which the root halves; three or four roundings
+follow. An error dx of the input moves y by at most dx times the largest 1 / denominator between x and x + dx (all
+three maps have that slope).
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ U = 2.0**-53
 
 @njit
 def l2norm(x, squares, dx, eps, place, y, dy):
-    """x, y [rows, D]; squares, dx, dy [rows]: |x|^2 as `square_sums` gives it, the error bound going in and coming out."""
+    """x, y [rows, D]; squares, dx, dy [rows]: |x|^2 as `square_sums` gives it, the error bound going in and coming
+    out."""
     n, D = x.shape
     relative = (0.5 * (D // 8 + 24) + 5.0) * U * (1.0 + 1e-9)
     for j in range(n):

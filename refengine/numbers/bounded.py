@@ -1,10 +1,11 @@
 """Arrays with a rigorous bound on their own error: what the front end hands to a kernel.
 
-A `Bounded` holds float64 values [B, T, H, D] and, for each row of D channels, a bound on the Euclidean norm of the error (so also on
-every entry). Arithmetic rounds once an operation, in the same way on every machine, and carries the bound along. With u = 2^-53 and
-hats for computed values:
+A `Bounded` holds float64 values [B, T, H, D] and, for each row of D channels, a bound on the Euclidean norm of the
+error (so also on every entry). Arithmetic rounds once an operation, in the same way on every machine, and carries the
+bound along. With u = 2^-53 and hats for computed values:
 
-    |x^ y^ - x y| <= max|x^| |dy| + max|y^| |dx| + |dx| |dy| + u |x^ y^|        |x^ +- y^ - (x +- y)| <= |dx| + |dy| + u |x^ +- y^|
+    |x^ y^ - x y|         <= max|x^| |dy| + max|y^| |dx| + |dx| |dy| + u |x^ y^|
+    |x^ +- y^ - (x +- y)| <= |dx| + |dy| + u |x^ +- y^|
 
 Every bound is multiplied by UP, more than the roundings of its own evaluation; TINY covers underflow.
 """
@@ -28,12 +29,12 @@ Array = NDArray[np.float64]
 
 def row_norm(x: Array) -> Array:
     """An upper bound on the Euclidean norm of every row."""
-    return np.sqrt(_square_sums(x)) * (1.0 + (x.shape[-1] + 8) * 4 * U)
+    return np.asarray(np.sqrt(_square_sums(x)) * (1.0 + (x.shape[-1] + 8) * 4 * U))
 
 
 def row_max(x: Array) -> Array:
     """The largest magnitude in every row."""
-    return np.abs(x).max(axis=-1, initial=0.0)
+    return np.asarray(np.abs(x).max(axis=-1, initial=0.0))
 
 
 def _square_sums(x: Array) -> Array:
@@ -117,7 +118,8 @@ def interleave(*parts: Bounded) -> Bounded:
 
 
 def low_rank(a: Bounded, b: Bounded, k: Bounded, v: Bounded) -> tuple[Bounded, Bounded, Bounded]:
-    """b (a' S) + k v' as two micro-steps that predict before the decay, S <- S~ + b (0 + a' S) and S <- S + k v': their k, e, v."""
+    """b (a' S) + k v' as two micro-steps that predict before the decay, S <- S~ + b (0 + a' S) and S <- S + k v':
+    their k, e, v."""
     return interleave(b, k), interleave(-a, a.filled(0.0)), interleave(v.filled(0.0), v)
 
 
@@ -141,7 +143,8 @@ def sigmoid(x: Bounded) -> Bounded:
 
 
 def decay(g: Bounded) -> Bounded:
-    """exp(g), its error *relative* and the largest of a row: what `Delta.a` holds. Where g is exactly 0 nothing decays, without error."""
+    """exp(g), its error *relative* and the largest of a row: what `Delta.a` holds. Where g is exactly 0 nothing
+    decays, without error."""
     value = apply(elementwise.exp, g.value)
     still = ((g.value == 0.0).all(axis=-1)) & (g.error == 0.0)
     with np.errstate(over="ignore"):

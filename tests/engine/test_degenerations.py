@@ -1,4 +1,5 @@
-"""Ops that are points of one another: bitwise where the arithmetic is the same, within the sum of both bounds where it is not."""
+"""Ops that are points of one another: bitwise where the arithmetic is the same, within the sum of both bounds where
+it is not."""
 
 from __future__ import annotations
 
@@ -165,7 +166,8 @@ def test_a_convolution_with_the_older_tap_alone_is_a_shift(name):
 
 @pytest.mark.parametrize("shift", [(0, 0, 0), (0, 1, 0), (1, 0, 0), (0, 0, 1), (2, 1, 0), (0, 3, 1)])
 def test_the_memory_predicts_the_offset_of_the_shifts(shift):
-    """Distinct one-hot tokens, k = v = q = x: what is read at t is the token at t + sk - sv - sq, where that has been seen."""
+    """Distinct one-hot tokens, k = v = q = x: what is read at t is the token at t + sk - sv - sq, where that has been
+    seen."""
     T, (sq, sk, sv) = 8, shift
     x = np.eye(T)[None, :, None, :]
     s = refengine.solve("linear_attn", q=x, k=x, v=x, query_shift=sq, key_shift=sk, value_shift=sv, scale=1.0)

@@ -1,4 +1,5 @@
-"""Laws that hold to the last bit: how a problem is cut, packed, ordered or spread over threads is no part of its answer."""
+"""Laws that hold to the last bit: how a problem is cut, packed, ordered or spread over threads is no part of its
+answer."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ import os
 import platform
 import subprocess
 import sys
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -41,7 +43,7 @@ def tokens(name, arguments, t0, t1):
     part = {}
     for n, x in arguments.items():
         layout = (
-            next((t.layout(x.ndim) for t in ops.get(name).inputs if t.name == n), None) if n in ARRAYS(name) else None
+            next((t.layout(x.ndim) for t in ops.get(name).inputs if t.name == n), None) if n in arrays(name) else None
         )
         if layout is None or "B" not in layout:
             part[n] = x
@@ -51,7 +53,7 @@ def tokens(name, arguments, t0, t1):
     return part
 
 
-def ARRAYS(name):
+def arrays(name):
     return {t.name for t in ops.get(name).inputs}
 
 
@@ -88,7 +90,7 @@ def test_packed_equals_separate(name, pair):
     whole = case(name, cu_seqlens=cu)
     whole = paired(name, whole) if pair else whole
     s = refengine.solve(name, **whole)
-    for n, (t0, t1) in enumerate(zip(cu, cu[1:], strict=False)):
+    for n, (t0, t1) in enumerate(pairwise(cu)):
         one = {k: x for k, x in tokens(name, whole, t0, t1).items() if k != "cu_seqlens"}
         one["initial_state"] = whole["initial_state"][n : n + 1]
         alone = refengine.solve(name, **one)
@@ -101,7 +103,7 @@ def permuted(name, arguments, axis_letters, order):
     out = {}
     for n, x in arguments.items():
         layout = (
-            next((t.layout(x.ndim) for t in ops.get(name).inputs if t.name == n), None) if n in ARRAYS(name) else None
+            next((t.layout(x.ndim) for t in ops.get(name).inputs if t.name == n), None) if n in arrays(name) else None
         )
         layout = ("N", "HV", "K", "V") if n == "initial_state" else layout
         axis = next((i for i, a in enumerate(layout or ()) if a in axis_letters), None)
@@ -134,7 +136,7 @@ def test_shared_key_heads_are_repeated_key_heads(name):
     many = {}
     for n, x in whole.items():
         layout = (
-            next((t.layout(x.ndim) for t in ops.get(name).inputs if t.name == n), None) if n in ARRAYS(name) else None
+            next((t.layout(x.ndim) for t in ops.get(name).inputs if t.name == n), None) if n in arrays(name) else None
         )
         many[n] = np.repeat(x, 2, axis=layout.index("H")) if layout and "H" in layout else x
     same(refengine.solve(name, **whole).o, refengine.solve(name, **many).o)

@@ -62,7 +62,8 @@ def test_a_step_per_value_channel(name):
 
 @pytest.mark.parametrize(("name", "convention", "regime"), every())
 def test_float64_step_agrees_within_both_bounds(name, convention, regime):
-    """NumPy sums a dot product in an order of its own: K roundings where the kernel has K / 4 + 2, so at most four times the bound, and libm's exp."""
+    """NumPy sums a dot product in an order of its own: K roundings where the kernel has K / 4 + 2, so at most four
+    times the bound, and libm's exp."""
     p = problem(name, {**case(name, regime), "convention": convention})
     s = execute(p)
     o, final = define(p)
@@ -111,6 +112,7 @@ def test_any_shape(data):
 
 
 def test_the_bound_is_tight_enough_to_be_useful():
-    """On ordinary inputs the worst bound stays far below float32 noise: what certifies the verification of float32 kernels."""
+    """On ordinary inputs the worst bound stays far below float32 noise: what certifies the verification of float32
+    kernels."""
     s = refengine.solve("gated_delta_rule", **case("gated_delta_rule", T=300, K=32, V=16, B=1))
     assert s.worst() < 2.0**-24 * abs(s.o).max() / 16

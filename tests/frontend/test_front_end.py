@@ -1,4 +1,5 @@
-"""The front end against plain arithmetic in balls, through the whole road, within the bound that the solution carries."""
+"""The front end against plain arithmetic in balls, through the whole road, within the bound that the solution
+carries."""
 
 from __future__ import annotations
 
@@ -119,7 +120,7 @@ def test_the_real_sample_is_within_its_bound():
     from refengine.data import path
     from refengine.io.tensorfile import read
 
-    tensors, _ = read(path("minilm_layer3.safetensors"))
+    tensors, _ = read(path("minilm_layer3"))
     part = {n: np.asarray(x)[:, :40, :2] for n, x in tensors.items()}
     s = check("gated_delta_rule", dict(part, use_qk_l2norm=True, key_shift=1))
     assert s.worst() < 1e-12 * abs(s.o).max()

@@ -266,7 +266,7 @@ def test_jax_bit_for_bit(name):
 
 def test_a_jax_tracer_is_refused():
     jax = pytest.importorskip("jax")
-    with pytest.raises(InputError, match="^q is a jax"):
+    with pytest.raises(InputError, match=r"^q is a jax"):
         jax.jit(lambda x: to_numpy(x, "q"))(1.0)
 
 

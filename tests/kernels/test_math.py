@@ -1,4 +1,5 @@
-"""exp, log, sigmoid, softplus and 1/sqrt against balls: within the 0.51 ulp they claim, from the smallest to the largest argument."""
+"""exp, log, sigmoid, softplus and 1/sqrt against balls: within the 0.51 ulp they claim, from the smallest to the
+largest argument."""
 
 from __future__ import annotations
 

@@ -1,0 +1,114 @@
+"""A solution as a file: checked beforehand that it can be written, and the same bytes on every run and machine."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from refengine import Solution, __version__
+from refengine.errors import FileError
+from refengine.io import tensorfile
+
+from .question import CONVS, Question
+
+SPELLED = ("gate", "beta", *CONVS)  # what info says in words
+NOT_KEPT = ("device",)  # where it ran changes no bit
+
+
+def check_target(target: Path, source: Path) -> None:
+    """Refuse, before any work is done, what could not be written after it."""
+    if target.is_dir():
+        raise FileError(f"{target}: is a folder; -o takes a file.")
+    if target.exists():
+        if source.exists() and target.samefile(source):
+            raise FileError(f"{target}: the output is the input; -o takes another file.")
+        if not target.is_file():
+            raise FileError(f"{target}: is a device, not a file.")
+    folder = Path(os.path.realpath(target)).parent
+    if not folder.is_dir():
+        raise FileError(f"{target}: there is no folder {folder}.")
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise FileError(f"{target}: the folder {folder} cannot be written to ({error.strerror}).") from error
+
+
+def digest(source: Path) -> str:
+    with source.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def text_of(value: Any) -> str:
+    """A setting as `question.parsed` reads it again."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list | tuple):
+        return ",".join(str(x) for x in value)
+    return repr(value) if isinstance(value, float) else str(value)
+
+
+def metadata_of(question: Question, solution: Solution, source: Path) -> dict[str, str]:
+    """All that the answer depends on, every convention spelled: no time, no thread count, no machine."""
+    info, settings = solution.info, question.settings
+    spelled: dict[str, Any] = {
+        "op": question.op.name,
+        "key_shift": 0,
+        "query_shift": 0,
+        "value_shift": 0,
+        "tie_values": False,
+        "allow_neg_eigval": False,
+        "allow_nonfinite": False,
+    }
+    spelled |= {name: value for name, value in settings.items() if name not in NOT_KEPT}
+    for name in ("convention", "scale", "precision", "form", "use_qk_l2norm", *question.op.options):
+        spelled[name] = info[name]
+    for name in ("l2norm_eps", "l2norm_place"):
+        spelled.pop(name, None)
+        if name in info:
+            spelled[name] = info[name]
+    for name in CONVS:
+        conv = question.arguments[name]
+        if conv is not None:
+            spelled |= {f"{name}.activation": conv.activation or "none", f"{name}.residual": conv.residual}
+    spelled |= {name: info[name] for name in SPELLED if name in info}
+    spelled |= {"certificate": info["certificate"], "refengine": __version__}
+    spelled |= {"input": source.name, "input_sha256": digest(source)}
+    return {name: text_of(value) for name, value in spelled.items()}
+
+
+def tensors_of(solution: Solution) -> dict[str, NDArray[Any]]:
+    tensors = {"o": solution.o, "final_state": solution.final_state}
+    tensors |= {f"{name}.bound": bound for name, bound in solution.bound.items()}
+    if solution.states is not None:
+        tensors["states"] = solution.states
+    return tensors | {f"pairing_state.{name}": state for name, state in solution.pairing_state.items()}
+
+
+def write(target: Path, question: Question, solution: Solution, source: Path) -> None:
+    tensorfile.write(target, tensors_of(solution), metadata_of(question, solution, source))
+
+
+def quality(solution: Solution, name: str) -> dict[str, Any]:
+    """One output's shape and how wrong it can be, also relative to its largest entry (final_state: longest column)."""
+    values: NDArray[Any] = getattr(solution, name)
+    bound = solution.bound[name]
+    with np.errstate(all="ignore"):
+        size = np.abs(values) if name == "o" else np.sqrt(np.square(values.astype(np.float64)).sum(axis=-2))
+        largest, worst = float(size.max(initial=0.0)), solution.worst(name)
+    relative = 0.0 if worst == 0.0 else worst / largest if largest > 0.0 else math.inf
+    return {
+        "shape": list(values.shape),
+        "dtype": str(values.dtype),
+        "bound": worst if math.isfinite(worst) else None,
+        "bound_relative": relative if math.isfinite(relative) else None,
+        "rows": bound.size,
+        "rows_without_bound": int(np.count_nonzero(~np.isfinite(bound))),
+    }

@@ -1,0 +1,114 @@
+"""`refengine ops`: what can be solved, from the ops' own declarations."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from typing import Any
+
+import click
+
+from refengine import ops
+from refengine.spec import Op, Tensor
+
+HEAD = ("name", "what it is", "model", "loss", "optimiser", "forgetting")
+
+
+@click.command("ops")
+@click.argument("name", metavar="[NAME]", required=False)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("--markdown", is_flag=True, help="Print the table of all ops as Markdown.")
+def command(name: str | None, as_json: bool, markdown: bool) -> None:
+    """The ops that can be solved, each as online learning: what is trained, on which loss, how, and how it forgets.
+
+    With NAME all about one: paper, equations, inputs with their axes, conventions, options, and a command line.
+
+    \b
+    Example:
+      refengine ops
+      refengine ops gated_delta_rule
+    """
+    if name is not None:
+        op = ops.get(name)
+        click.echo(json.dumps(about(op)) if as_json else page(op))
+        return
+    every = [ops.get(known) for known in ops.names()]
+    if as_json:
+        click.echo(json.dumps({op.name: about(op) for op in every}))
+    elif markdown:
+        click.echo(table(every))
+    else:
+        click.echo("\n\n".join(entry(op) for op in every))
+
+
+def about(op: Op) -> dict[str, Any]:
+    """All that is declared of an op, as plain data."""
+    return {
+        "name": op.name,
+        "title": op.title,
+        "paper": op.paper,
+        "reading": vars(op.reading),
+        "equations": [line.strip() for line in equations(op)],
+        "inputs": [
+            {"name": t.name, "axes": [axes.split() for axes in t.axes], "doc": t.doc, "required": t.required}
+            for t in op.inputs
+        ],
+        "conventions": {
+            convention: {"doc": doc, "scale": op.scale_of.get(convention, op.scale)}
+            for convention, doc in op.conventions.items()
+        },
+        "options": dict(op.options),
+        "example": example(op),
+    }
+
+
+def equations(op: Op) -> list[str]:
+    return textwrap.dedent(op.equations).strip("\n").splitlines()
+
+
+def cells(op: Op) -> tuple[str, ...]:
+    r = op.reading
+    return op.name, op.title, r.model, r.loss, r.optimiser, r.forgetting
+
+
+def entry(op: Op) -> str:
+    """One op in five lines."""
+    name, title, *rest = cells(op)
+    lines = [f"{click.style(f'{name:20}', bold=True)} {title}"]
+    return "\n".join(lines + [f"  {what:12} {text}" for what, text in zip(HEAD[2:], rest, strict=True)])
+
+
+def table(every: list[Op]) -> str:
+    """All ops as a Markdown table."""
+    lines = ["| " + " | ".join(HEAD) + " |", "|---" * len(HEAD) + "|"]
+    for op in every:
+        name, title, model, *rest = (cell.replace("|", "\\|") for cell in cells(op))
+        lines.append("| " + " | ".join((f"`{name}`", title, f"`{model}`", *rest)) + " |")
+    return "\n".join(lines)
+
+
+def axes_text(tensor: Tensor) -> str:
+    return " or ".join(f"[{', '.join(axes.split())}]" for axes in tensor.axes)
+
+
+def example(op: Op) -> str:
+    options = "".join(f" --set {option}={default}" for option, default in op.options.items())
+    return f"refengine solve inputs.safetensors -o answer.safetensors --op {op.name}{options}"
+
+
+def page(op: Op) -> str:
+    """All about one op, for a person."""
+    r, wide = op.reading, max(len(axes_text(t)) for t in op.inputs)
+    lines = [click.style(f"{op.name}: {op.title}", bold=True), op.paper, ""]
+    lines += [f"  {line}" for line in equations(op)]
+    lines += ["", "As online learning"]
+    lines += [f"  {what:12} {text}" for what, text in {**vars(r)}.items()]
+    lines += ["", "Inputs"]
+    lines += [f"  {t.name:6} {axes_text(t):{wide}}  {t.doc}{'' if t.required else ' (optional)'}" for t in op.inputs]
+    lines += ["", "Conventions (the first is the default)"]
+    for name, doc in op.conventions.items():
+        lines.append(f"  {name:12} {doc}; scale, if not given, is {op.scale_of.get(name, op.scale)}")
+    if op.options:
+        lines += ["", "Options"]
+        lines += [f"  {name:16} {default} if not given" for name, default in op.options.items()]
+    return "\n".join([*lines, "", "Example", f"  {example(op)}"])

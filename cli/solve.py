@@ -1,0 +1,126 @@
+"""`refengine solve`: a file's problem, its answer in a file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+import refengine
+from refengine.data import path as sample_path
+from refengine.errors import InputError
+from refengine.io import tensorfile
+
+from . import answer, question
+from .bar import Bar
+
+SAMPLE = "minilm_layer3"
+FLAGS = {"tie_values", "use_qk_l2norm", "allow_neg_eigval", "allow_nonfinite"}
+
+
+@click.command("solve")
+@click.argument("source", metavar="[IN]", required=False)
+@click.option("-o", "--output", "target", metavar="OUT", help="Where the answer goes; replaced if it is there.")
+@click.option(
+    "--sample", is_flag=True, help=f"Solve what is shipped; OUT is ./{SAMPLE}.solved.safetensors if not given."
+)
+@click.option("--op", metavar="NAME", help="Which op (`refengine ops`).")
+@click.option("--convention", metavar="NAME", help="Which of the op's conventions (`refengine ops NAME`).")
+@click.option("--key-shift", metavar="N", help="Replace k_t by k_{t-N} in each sequence.")
+@click.option("--query-shift", metavar="N", help="Replace q_t by q_{t-N}.")
+@click.option("--value-shift", metavar="N", help="Replace v_t by v_{t-N}.")
+@click.option("--tie-values/--no-tie-values", default=None, help="Set v to k as it was before shift and convolution.")
+@click.option("--scale", metavar="X", help="Of the read-out.")
+@click.option("--l2norm/--no-l2norm", "use_qk_l2norm", default=None, help="Normalise q and k (use_qk_l2norm).")
+@click.option("--l2norm-eps", metavar="X", help="Its eps; 1e-6 if not given.")
+@click.option("--l2norm-place", metavar="inside|outside|max", help="Where the eps stands; inside if not given.")
+@click.option("--allow-neg-eigval/--no-allow-neg-eigval", default=None, help="beta = 2 sigmoid(beta_logits).")
+@click.option("--allow-nonfinite/--no-allow-nonfinite", default=None, help="Take NaN and infinities as they come.")
+@click.option("--states-at", metavar="T,T,...", help="Also write the state after so many tokens of each sequence.")
+@click.option("--precision", metavar="float64|float32", help="Of the recurrence; float64 if not given.")
+@click.option("--device", metavar="cpu", help="Where it runs.")
+@click.option("--form", metavar="auto|recurrent", help="How it is computed.")
+@click.option("--set", "assignments", metavar="NAME=VALUE", multiple=True, help="Any setting, as in a file's metadata.")
+@click.option("--threads", metavar="N", type=click.IntRange(min=1), help="How many; no bit depends on it.")
+@click.option("--explain", is_flag=True, help="Say on stderr how it ran, and why so.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
+def command(
+    source: str | None,
+    target: str | None,
+    sample: bool,
+    assignments: tuple[str, ...],
+    threads: int | None,
+    explain: bool,
+    as_json: bool,
+    **settings: Any,
+) -> None:
+    """The exact outputs of the problem in IN, with a rigorous bound on how wrong they can be.
+
+    IN is a .safetensors or .npz file of the op's inputs by name (`refengine ops NAME`). It may also hold initial_state,
+    cu_seqlens, conv_k.weight, conv_k.bias, conv_k.state (and conv_q, conv_v), gate.a, gate.A_log, gate.dt_bias (instead
+    of g), beta_logits (instead of beta) and pairing_state.NAME. Its metadata holds the settings: op, scale,
+    use_qk_l2norm, key_shift and whatever else has an option here, conv_k.activation (silu, none), conv_k.residual,
+    gate.lower_bound, and the op's own. An option here wins.
+
+    OUT is a safetensors file of o, final_state, o.bound, final_state.bound and what was asked for besides; its metadata
+    says all that is needed to repeat it. The same question gives the same bytes on every run and machine.
+
+    \b
+    Example:
+      refengine solve --sample
+      refengine solve layer.safetensors -o answer.safetensors --key-shift 1 --l2norm
+    """
+    origin, goal = places(source, target, sample)
+    said = question.from_assignments(assignments)
+    for name, value in settings.items():
+        if value is not None:
+            if name in said:
+                raise InputError(f"{name} is set twice, by --set and by its own option.")
+            said[name] = value if name in FLAGS else question.parsed(name, value)
+    answer.check_target(goal, origin)
+    asked = question.ask(*tensorfile.read(origin), said)
+    with Bar(asked.op.name) as bar:
+        solution = refengine.solve(asked.op.name, **asked.arguments, threads=threads, progress=bar)
+    answer.write(goal, asked, solution, origin)
+    if explain:
+        for line in solution.info["plan"]:
+            click.echo(line, err=True)
+    report(goal, asked, solution, as_json)
+
+
+def places(source: str | None, target: str | None, sample: bool) -> tuple[Path, Path]:
+    """Where the question is, and where the answer goes."""
+    if sample and source:
+        raise InputError(f"IN ({source}) and --sample are both given; solve one or the other.")
+    if not sample and not source:
+        raise InputError("IN is missing: give a .safetensors or .npz file, or --sample.")
+    if sample:
+        return sample_path(SAMPLE), Path(target or f"{SAMPLE}.solved.safetensors")
+    if not target:
+        raise InputError("-o OUT is missing: where the answer shall go.")
+    return Path(str(source)), Path(target)
+
+
+def report(goal: Path, asked: question.Question, solution: refengine.Solution, as_json: bool) -> None:
+    """What came of it, on stdout."""
+    outputs = {name: answer.quality(solution, name) for name in ("o", "final_state")}
+    seconds = float(solution.info["seconds"])
+    if as_json:
+        found = {"output": str(goal), "op": asked.op.name, **outputs, "seconds": seconds, "info": solution.info}
+        click.echo(json.dumps(found, allow_nan=False, default=str))
+        return
+    click.echo(str(goal))
+    for name, q in outputs.items():
+        click.echo(f"  {name:11}  {q['shape']} {q['dtype']}, {bound_text(q)}")
+    threads = "1 thread" if solution.info["threads"] == 1 else f"{solution.info['threads']} threads"
+    click.echo(f"  {asked.op.name} solved in {seconds:.3f} s on {threads}")
+
+
+def bound_text(q: dict[str, Any]) -> str:
+    """How wrong an output can be, in words."""
+    if q["rows_without_bound"]:
+        return f"no finite bound in {q['rows_without_bound']} of {q['rows']} rows"
+    relative = "" if q["bound_relative"] is None else f" ({q['bound_relative']:.1e} of the largest)"
+    return f"off by at most {q['bound']:.1e}{relative}"
