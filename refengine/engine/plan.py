@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from math import gcd
 
 from .problem import Problem
 
@@ -33,11 +34,12 @@ def available_cores() -> int:
 
 
 def plan(p: Problem, heads: int, columns: int, lanes: int, threads: int | None) -> Plan:
-    """Enough tasks for every thread, and no more cuts than that: a block repeats the packing of its head's q and k."""
+    """As few cuts as give every thread the same number of tasks: each block packs its head's q and k again."""
     wanted = threads or available_cores()
     tiles = -(-columns // lanes)
     whole = len(p.segments) * heads
-    blocks = 1 if wanted == 1 or whole >= 2 * wanted or whole == 0 else min(tiles, -(-2 * wanted // whole))
+    even = wanted // gcd(whole, wanted)
+    blocks = 1 if whole >= 4 * wanted or whole == 0 else min(tiles, even)
     tasks = whole * blocks
     why = "the sequential recurrence is the definition's own order, and the fastest form on a CPU"
     return Plan("recurrent", why, max(1, min(wanted, tasks)), blocks, lanes, tasks)

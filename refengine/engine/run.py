@@ -117,38 +117,26 @@ class Job:
         heads = tuple(h // (self.heads // x.shape[2]) for x in self.operands.arrays[:5])
         stops = sorted({t0, t1, *(t0 + t for t in self.p.states_at), *range(t0, t1, SPAN)})
         wanted = {t0 + t for t in self.p.states_at}
+        arrays, room = (*self.operands.arrays, *self.operands.errors), self.scratch()
         rule = (micro, self.operands.pre, self.operands.erase)
         for i, t in enumerate(stops):
             if stop.is_set():
                 return
             if t in wanted:
-                state = np.empty((self.K, last - first), self.dtype)
-                kernel.leave(S, E, state, np.empty(last - first, self.dtype))
-                for j, after in enumerate(self.p.states_at):
-                    if t0 + after == t:
-                        self.states[j, n, h, :, first:last] = state
+                at_t = [j for j, after in enumerate(self.p.states_at) if t0 + after == t]
+                self.states[at_t, n, h, :, first:last] = self.columns_of(S, E, last - first)[0]
             if t == t1:
                 break
             place = (row, t * micro, stops[i + 1] * micro, t0 * micro, first)
-            kernel.run(
-                place,
-                heads,
-                *self.operands.arrays,
-                *self.operands.errors,
-                S,
-                N,
-                E,
-                self.o,
-                self.bound[block, row, h],
-                self.scratch(),
-                rule,
-                self.constants,
-            )
+            kernel.run(place, heads, *arrays, S, N, E, self.o, self.bound[block, row, h], room, rule, self.constants)
             done((stops[i + 1] - t) * (last - first))
-        state, wrong = np.empty((self.K, last - first), self.dtype), np.empty(last - first, self.dtype)
+        self.final[n, h, :, first:last], self.final_bound[n, h, first:last] = self.columns_of(S, E, last - first)
+
+    def columns_of(self, S: Array, E: Array, width: int) -> tuple[Array, Array]:
+        """The state [K, width] in a block's tiles, and its error bound [width]."""
+        state, wrong = np.empty((self.K, width), self.dtype), np.empty(width, self.dtype)
         kernel.leave(S, E, state, wrong)
-        self.final[n, h, :, first:last] = state
-        self.final_bound[n, h, first:last] = wrong
+        return state, wrong
 
     def compile(self) -> None:
         """Have the kernel compiled here, where Ctrl-C is heard, by asking it for no tokens."""
@@ -201,9 +189,9 @@ def unfolded(states: Array, HV: int, V: int) -> Array:
     return np.ascontiguousarray(np.swapaxes(states.reshape(*before, HV, V, K), -1, -2))
 
 
-def certain(bound: Array, answer_is_finite: Any) -> Array:
-    """The bound, infinite where the answer is not finite or the bound itself broke down."""
-    return np.where(np.isfinite(bound) & answer_is_finite, bound, np.inf).astype(bound.dtype)
+def certain(bound: Array) -> Array:
+    """The bound, infinite where it broke down (as it does wherever the answer is not finite)."""
+    return np.where(np.isfinite(bound), bound, np.inf).astype(bound.dtype)
 
 
 def execute(p: Problem, threads: int | None = None, progress: Progress | None = None) -> Solution:
@@ -221,8 +209,8 @@ def execute(p: Problem, threads: int | None = None, progress: Progress | None = 
         final, states = unfolded(final, HV, V), unfolded(states, HV, V)
         final_bound = final_bound.reshape(-1, HV, V)
     bound = {
-        "o": certain(o_bound, np.isfinite(o).all(axis=-1)),
-        "final_state": certain(final_bound, np.isfinite(final).all(axis=-2)),
+        "o": certain(o_bound),
+        "final_state": certain(final_bound),
     }
     ran = {
         "plan": job.plan.lines(),
