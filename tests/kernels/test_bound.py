@@ -1,4 +1,4 @@
-"""Every input error the bound knows of: an operand is moved as far as its bound says, and the answer must stay within."""
+"""Every input error the bound knows of: an operand is moved as far as that says, and the answer must stay within."""
 
 from __future__ import annotations
 
