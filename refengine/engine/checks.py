@@ -15,12 +15,9 @@ from ..io.interop import exact_widen, to_numpy
 from .axes import Sizes, shape_text
 
 
-def room(what: str, numbers: int, given: Collection[NDArray[Any]]) -> None:
-    """Refuse an answer out of all proportion to what was given: empty tensors can claim any number of heads.
-
-    A state has K numbers for each of a token's V, so this refuses nothing with a token in it and K up to 1024.
-    """
-    needed, most = 8 * numbers, (1 << 26) + 4096 * sum(x.nbytes for x in given)
+def room(what: str, numbers: int, given: Collection[NDArray[Any]], times: int) -> None:
+    """Refuse what is out of all proportion to the input: a few bytes can claim any number of heads, or any shift."""
+    needed, most = 8 * numbers, (1 << 26) + times * sum(x.nbytes for x in given)
     if needed > most:
         raise InputError(
             f"{what} would take {needed / 2**30:.1f} GiB for inputs of {sum(x.nbytes for x in given)} bytes; "

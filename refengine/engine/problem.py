@@ -154,6 +154,7 @@ def paired(
         f"The {reach} tokens before each sequence that {name}'s shift and convolution look back to",
         count * reach * channels,
         [tensor],
+        times=64,
     )
     past = np.zeros((count, reach, channels))
     if state is not None:
@@ -307,7 +308,8 @@ def build(op: str, given: Mapping[str, Any], asked: Asked) -> Problem:
     states_at = stops(asked.states_at, segments)
     states = len(segments) * sizes["HV"] * sizes["K"] * sizes["V"] * (1 + len(states_at))
     given_state = [] if asked.initial_state is None else [to_numpy(asked.initial_state, "initial_state")]
-    room("The states", states, [*measured.values(), *given_state])
+    # A state has K numbers for each of a token's V: no problem with a token and K up to 1024 is refused.
+    room("The states", states, [*measured.values(), *given_state], times=4096)
     warn_of_growth(spec, tensors)
     return Problem(
         op=spec,
