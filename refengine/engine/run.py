@@ -44,6 +44,7 @@ class Operands:
     erase: int
     pre: bool
     micro: int
+    wide: bool  # the decay or the erase vector has channels of its own
 
     @classmethod
     def of(cls, x: Delta) -> Operands:
@@ -59,7 +60,8 @@ class Operands:
         order = (x.q, x.k, e, a, x.v, b)
         arrays = tuple({**vectors, **gates}[id(y)] for y in order)
         errors = tuple(np.ascontiguousarray(y.error) for y in order)
-        return cls(arrays, errors, erase, x.order == "pre", x.micro)
+        wide = erase == kernel.ERASE or arrays[3].shape[3] > 1
+        return cls(arrays, errors, erase, x.order == "pre", x.micro, wide)
 
 
 class Job:
@@ -94,7 +96,7 @@ class Job:
         if not hasattr(self.room, "arrays"):
             W, L, d = kernel.WINDOW, self.lanes, self.dtype
             lines = (6, -(-self.K // 16) * 16)
-            shapes = ((W + 1, -(-self.K // 4) * 4, 4), lines, (W, kernel.SLOTS), *[(W, L)] * 7)
+            shapes = ((W + 1, kernel.row_length(self.K, self.operands.wide)), lines, (W, kernel.SLOTS), *[(W, L)] * 7)
             self.room.arrays = tuple(aligned(shape, d) for shape in shapes)
         arrays: tuple[Array, ...] = self.room.arrays
         return arrays
@@ -110,15 +112,15 @@ class Job:
         S = aligned((count, self.K, self.lanes), self.dtype)
         N, E = aligned((count, self.lanes), self.dtype), aligned((count, self.lanes), self.dtype)
         if self.start is not None:
-            kernel.enter(
-                np.ascontiguousarray(self.start[n, h, :, first:last]), S, N, E, self.constants[4], self.constants[3]
-            )
+            part = np.ascontiguousarray(self.start[n, h, :, first:last])
+            cast = self.constants[2] * (part.itemsize > self.dtype.itemsize)
+            kernel.enter(part, S, N, E, self.constants[4], self.constants[6], cast)
         micro = self.operands.micro
         heads = tuple(h // (self.heads // x.shape[2]) for x in self.operands.arrays[:5])
         stops = sorted({t0, t1, *(t0 + t for t in self.p.states_at), *range(t0, t1, SPAN)})
         wanted = {t0 + t for t in self.p.states_at}
         arrays, room = (*self.operands.arrays, *self.operands.errors), self.scratch()
-        rule = (micro, self.operands.pre, self.operands.erase)
+        rule = (micro, self.operands.pre, self.operands.erase, self.operands.wide)
         for i, t in enumerate(stops):
             if stop.is_set():
                 return
@@ -140,7 +142,7 @@ class Job:
 
     def compile(self) -> None:
         """Have the kernel compiled here, where Ctrl-C is heard, by asking it for no tokens."""
-        rule = (self.operands.micro, self.operands.pre, self.operands.erase)
+        rule = (self.operands.micro, self.operands.pre, self.operands.erase, self.operands.wide)
         S, N = aligned((0, self.K, self.lanes), self.dtype), aligned((0, self.lanes), self.dtype)
         nothing, nowhere = (0, 0, 0, 0, 0), np.zeros(0, self.dtype)
         arrays = (*self.operands.arrays, *self.operands.errors, S, N, N)
@@ -189,9 +191,9 @@ def unfolded(states: Array, HV: int, V: int) -> Array:
     return np.ascontiguousarray(np.swapaxes(states.reshape(*before, HV, V, K), -1, -2))
 
 
-def certain(bound: Array) -> Array:
-    """The bound, infinite where it broke down (as it does wherever the answer is not finite)."""
-    return np.where(np.isfinite(bound), bound, np.inf).astype(bound.dtype)
+def certain(bound: Array, finite: Any) -> Array:
+    """The bound, infinite where the answer is not finite or the bound itself broke down."""
+    return np.where(np.isfinite(bound) & finite, bound, np.inf).astype(bound.dtype)
 
 
 def execute(p: Problem, threads: int | None = None, progress: Progress | None = None) -> Solution:
@@ -209,8 +211,8 @@ def execute(p: Problem, threads: int | None = None, progress: Progress | None = 
         final, states = unfolded(final, HV, V), unfolded(states, HV, V)
         final_bound = final_bound.reshape(-1, HV, V)
     bound = {
-        "o": certain(o_bound),
-        "final_state": certain(final_bound),
+        "o": certain(o_bound, True),  # what is read is part of its own bound
+        "final_state": certain(final_bound, np.isfinite(final).all(axis=2)),
     }
     ran = {
         "plan": job.plan.lines(),

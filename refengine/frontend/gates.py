@@ -38,14 +38,16 @@ def log_decay(a: NDArray[Any], A_log: Array | None, dt_bias: Array | None, lower
     """g [B, T, HV, 1 or K] of rank-4 raw gates; A_log [HV], dt_bias [HV, 1 or K]."""
     x = a.astype(np.float64, copy=False) if dt_bias is None else a.astype(np.float64, copy=False) + dt_bias
     factor = np.ones(1) if A_log is None else apply(elementwise.exp, A_log)
+    under = TINY
     if lower_bound is None:
+        under = TINY + float(factor.max(initial=0.0)) * 2.0**-1070  # a softplus in the subnormals is off by 2^-1073
         value = -(factor[:, None] * apply(elementwise.softplus, x))
         relative = np.abs(x) + 7
     else:
         z = factor[:, None] * x
         value = lower_bound * apply(elementwise.sigmoid, z)
         relative = 5 * np.abs(z) + 5
-    return Bounded(value, row_norm(value * (relative * U)) * UP + TINY)
+    return Bounded(value, row_norm(value * (relative * U)) * UP + under * value.shape[-1])
 
 
 def step_size(logits: NDArray[Any], allow_neg_eigval: bool) -> Bounded:

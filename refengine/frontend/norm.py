@@ -28,8 +28,8 @@ class L2Norm:
     def __post_init__(self) -> None:
         if self.place not in PLACES:
             raise InputError(f"There is no l2norm {self.place!r}{nearest(str(self.place), PLACES)}.")
-        if not 0.0 < self.eps < float("inf"):
-            raise InputError(f"The eps of l2norm is {self.eps}; it must be positive and finite.")
+        if not 1e-140 <= self.eps < float("inf"):
+            raise InputError(f"The eps of l2norm is {self.eps}; it must be finite, and at least 1e-140.")
 
     def __call__(self, x: Bounded) -> Bounded:
         rows = np.ascontiguousarray(x.value, dtype=np.float64).reshape(-1, x.value.shape[-1])

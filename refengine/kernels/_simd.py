@@ -123,8 +123,8 @@ def put(typing: Any, array: Any, index: Any, x: Any) -> Any:
 
 
 @intrinsic
-def weave(typing: Any, array: Any, a: Any, b: Any, c: Any, d: Any, to: Any, base: Any) -> Any:
-    """Four entries from flat `a`, `b`, `c` and `d` on in one array, side by side into `to` from flat `base` on."""
+def weave(typing: Any, array: Any, a: Any, b: Any, to: Any, base: Any) -> Any:
+    """Four entries from flat `a` on and four from `b` on in one array, in turns into `to` from flat `base` on."""
 
     def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         one = context.get_value_type(sig.args[0].dtype)
@@ -134,22 +134,15 @@ def weave(typing: Any, array: Any, a: Any, b: Any, c: Any, d: Any, to: Any, base
             data = context.make_array(kind)(context, builder, array).data
             return builder.bitcast(builder.gep(data, [index]), ir.VectorType(one, lanes).as_pointer())
 
-        def pick(x: Any, y: Any, lanes: list[int]) -> Any:
-            mask = ir.Constant(ir.VectorType(ir.IntType(32), len(lanes)), lanes)
-            return builder.shuffle_vector(x, y, mask)
-
-        four = []
-        for index in args[1:5]:
-            value = builder.load(place(sig.args[0], args[0], index, 4))
+        pair = [builder.load(place(sig.args[0], args[0], index, 4)) for index in args[1:3]]
+        for value in pair:
             value.align = size
-            four.append(value)
-        left, right = pick(four[0], four[1], list(range(8))), pick(four[2], four[3], list(range(8)))
-        woven = pick(left, right, [n + 4 * m for n in range(4) for m in range(4)])
-        builder.store(woven, place(sig.args[5], args[5], args[6], 16)).align = size
+        turns = ir.Constant(ir.VectorType(ir.IntType(32), 8), [0, 4, 1, 5, 2, 6, 3, 7])
+        builder.store(builder.shuffle_vector(*pair, turns), place(sig.args[3], args[3], args[4], 8)).align = size
         return context.get_dummy_value()
 
     i = types.intp
-    return types.void(array, i, i, i, i, to, i), code
+    return types.void(array, i, i, to, i), code
 
 
 def _spread(builder: Any, vec: Vec, x: Any) -> Any:

@@ -72,12 +72,13 @@ REFRESH = 32  # micro-steps between two measurements of a column's norm
 NO_ERASE, ERASE_IS_KEY, ERASE = 0, 1, 2
 
 # What the bound of one micro-step needs besides the columns, one slot each; every one an upper bound.
-SIZE_A, MU, MINUS_K_E, TWO_A0, GRAM, PER_B, REST = range(
+SIZE_A, MU, MINUS_K_E, TWO_A0, SIDE, PER_B, REST = range(
     7
 )  # |M| + what the inexact b, k, e, a add = PER_B |b| + REST + sqrt(..) / 2
 PREDICT, DV, CAST_V, DB, CAST_B, K_NORM, DK = range(7, 14)  # g |e| + de; dv + CAST_V |v|; db + CAST_B |b|; |k|; dk
 READ, Q_NORM = range(14, 16)  # g |q| + dq; |q|
 SLOTS = 16
+CELLS = 16  # behind a packed row: its decay where that is one number, and a zero (the rest is for alignment)
 
 
 def lanes(dtype: np.dtype) -> int:
@@ -86,43 +87,50 @@ def lanes(dtype: np.dtype) -> int:
 
 
 def constants(scale: float, scale_error: float, K: int, dtype: np.dtype) -> tuple[np.floating, ...]:
-    """(scale, its relative error, u, TAU, what rounds a column's norm up, 1/2 rounded up), in the kernel's type."""
+    """(scale, its relative error, u, TAU, what rounds a norm up, 1/2 rounded up, FLOOR), in the kernel's type."""
     info = np.finfo(dtype)
     u = float(info.eps) / 2
     tau = (K + 64) * float(info.smallest_subnormal)
-    return tuple(dtype.type(x) for x in (scale, scale_error, u, tau, 1 + (K + 16) * u, 0.5 + 64 * u))
+    with np.errstate(all="ignore"):
+        cast = float(dtype.type(scale))
+        if abs(cast - scale) > u * abs(cast):
+            scale_error = float("inf")  # the scale is out of the type's range
+        floor = 1.01 * tau**0.5
+        return tuple(dtype.type(x) for x in (cast, scale_error, u, tau, 1 + (K + 16) * u, 0.5 + 64 * u, floor))
+
+
+def row_length(K: int, wide: bool) -> int:
+    """Entries in one packed row: k and q in turns; a and e in turns where either differs from row to row; two cells."""
+    return (4 if wide else 2) * (-(-K // 4) * 4) + CELLS
 
 
 @inline
-def rows(x, base, d, S, low, high, pre, zero):
+def rows(x, kq, a, a_step, e, e_step, d, S, low, high, pre, zero):
     """Rows low..high of a sweep: finish the update by d, read with q, decay by a, predict with e.
 
-    Returns (prediction, read-out). x [..., K, 4], read from flat `base` on, holds k, q, a, e of a row side by side:
-    one stream of loads instead of four.
+    Returns (prediction, read-out). x is read from flat `kq`, `a` and `e` on; a step of 0 is one number for all rows.
     """
     L = S.shape[1]
     p = splat(zero)
     r = splat(zero)
     if pre:
         for i in range(low, high):
-            n = base + 4 * i
-            s = fma(splat(at(x, n)), d, load(S, i * L))
-            r = fma(splat(at(x, n + 1)), s, r)
-            p = fma(splat(at(x, n + 3)), s, p)
-            store(S, i * L, at(x, n + 2) * s)
+            s = fma(splat(at(x, kq + 2 * i)), d, load(S, i * L))
+            r = fma(splat(at(x, kq + 2 * i + 1)), s, r)
+            p = fma(splat(at(x, e + e_step * i)), s, p)
+            store(S, i * L, at(x, a + a_step * i) * s)
     else:
         for i in range(low, high):
-            n = base + 4 * i
-            s = fma(splat(at(x, n)), d, load(S, i * L))
-            r = fma(splat(at(x, n + 1)), s, r)
-            s = at(x, n + 2) * s
-            p = fma(splat(at(x, n + 3)), s, p)
+            s = fma(splat(at(x, kq + 2 * i)), d, load(S, i * L))
+            r = fma(splat(at(x, kq + 2 * i + 1)), s, r)
+            s = at(x, a + a_step * i) * s
+            p = fma(splat(at(x, e + e_step * i)), s, p)
             store(S, i * L, s)
     return p, r
 
 
 @inline
-def sweep(x, base, d, S, pre, zero):
+def sweep(x, kq, a, a_step, e, e_step, d, S, pre, zero):
     """All rows, in the canonical four segments: (0 + 1) + (2 + 3)."""
     K = S.shape[0]
     m = (K + 3) // 4
@@ -131,7 +139,8 @@ def sweep(x, base, d, S, pre, zero):
     p_left = p
     r_left = p
     for segment in range(4):
-        pn, rn = rows(x, base, d, S, min(segment * m, K), min(segment * m + m, K), pre, zero)
+        low = min(segment * m, K)
+        pn, rn = rows(x, kq, a, a_step, e, e_step, d, S, low, min(low + m, K), pre, zero)
         if segment == 0 or segment == 2:
             p_left = p
             r_left = r
@@ -168,19 +177,28 @@ def column_squares(S, zero):
 
 
 @inline
-def recur(x, v, b, S, miss, d_all, o, squares, first, pre, scale, zero):
+def recur(x, wide, erase, v, b, S, miss, d_all, o, squares, first, pre, scale, zero):
     """One tile through one window of W micro-steps: the recurrence.
 
-    x [W + 1, K to a multiple of 4, 4]: row j holds the key and query of micro-step j - 1, the decay and erase vector
-    of micro-step j. v, b [W, L] in; S [K, L] carried on; o, and for the bound v - p, d and now and then the columns'
-    squares after the decay [W, L] out.
+    x [W + 1, row_length]: row j holds the key and query of micro-step j - 1, the decay and erase vector of micro-step
+    j (which is the key of row j + 1 where those are the same). v, b [W, L] in; S [K, L] carried on; o, and for the
+    bound v - p, d and now and then the columns' squares after the decay [W, L] out.
     """
     W = v.shape[0]
     L = S.shape[1]
-    row = x.shape[1] * x.shape[2]
+    R = x.shape[1]
+    half = 2 * ((S.shape[0] + 3) // 4 * 4)
     d = splat(-zero)  # -0: the first sweep leaves every state as it is, signed zeros too
     for j in range(W + 1):
-        p, r = sweep(x, j * row, d, S, pre, zero)
+        kq = j * R
+        a, a_step, e, e_step = kq + R - CELLS, 0, kq + R - CELLS + 1, 0
+        if j < W and wide:
+            a, a_step = kq + half, 2
+        if j < W and erase == ERASE_IS_KEY:
+            e, e_step = kq + R, 2
+        elif j < W and erase == ERASE:
+            e, e_step = kq + half + 1, 2
+        p, r = sweep(x, kq, a, a_step, e, e_step, d, S, pre, zero)
         if j > 0:
             store(o, (j - 1) * L, scale * r)
         if j == W:
@@ -196,7 +214,7 @@ def recur(x, v, b, S, miss, d_all, o, squares, first, pre, scale, zero):
 @inline
 def follow(v, b, c, N, E, miss, d_all, o, squares, worst, first, pre, numbers):
     """The same window again, for the bound: N, E [L] are carried on, worst [W, L] collects the o-bounds of a row."""
-    scale, scale_error, u, tau, norm_up, half = numbers
+    scale, scale_error, u, tau, norm_up, half, floor = numbers
     W = v.shape[0]
     L = v.shape[1]
     size_s = abs(scale)
@@ -213,21 +231,22 @@ def follow(v, b, c, N, E, miss, d_all, o, squares, worst, first, pre, numbers):
         abs_d = absolute(load(d_all, at_j))
         decayed = fma(splat(w[SIZE_A]), norm, tiny)
         if (first + j) & (REFRESH - 1) == 0:
-            decayed = minimum(decayed, fma(sqrt(load(squares, at_j)), splat(norm_up), tiny))
+            decayed = minimum(decayed, fma(sqrt(load(squares, at_j)), splat(norm_up), splat(floor)))
         y = fma(bj, splat(w[MINUS_K_E]), splat(w[TWO_A0]))
-        gap = sqrt(fma(y, y, bj * bj * w[GRAM]))
+        side = bj * w[SIDE]
+        gap = sqrt(fma(y, y, side * side))
         operator = fma(gap, splat(half), fma(abs_b, splat(w[PER_B]), splat(w[REST])))
         wrong_b = fma(abs_b, splat(w[CAST_B]), splat(w[DB]))
-        given = fma(decayed, splat(w[MU]), norm * tau)
+        given = fma(decayed, splat(w[MU]), fma(norm + error, tiny, tiny))
         seen = norm if pre else decayed
         carried = fma(operator, error, given) if pre else operator * fma(splat(w[SIZE_A]), error, given)
         inner = fma(absolute(load(v, at_j)), splat(w[CAST_V]), splat(w[DV])) + fma(
             seen, splat(w[PREDICT]), fma(abs_miss, splat(u), tiny)
         )
-        rest = fma(abs_b + wrong_b, inner, fma(wrong_b, abs_miss, abs_d * u))
+        rest = fma(abs_b + wrong_b, inner, fma(wrong_b, abs_miss, fma(abs_d, splat(u), tiny)))
         norm = fma(abs_d, splat(w[K_NORM]), decayed + tiny)
         error = carried + fma(rest, splat(w[K_NORM]), fma(abs_d, splat(w[DK]), fma(norm, splat(u + u), tiny)))
-        off = fma(norm, splat(w[READ]), error * w[Q_NORM])
+        off = fma(norm, splat(w[READ]), fma(error, splat(w[Q_NORM]), tiny))
         off = fma(off, splat(size_s), fma(absolute(load(o, at_j)), splat(read_error), tiny))
         store(worst, at_j, maximum(load(worst, at_j), off))
     store(N, 0, norm)
@@ -257,25 +276,28 @@ def extent(x, channels):
 
 
 @inline
-def step_slots(w, k, e, a, channels, bounds, pre, erase, u, cast, cast_gate):
+def step_slots(w, k, e, a, channels, bounds, pre, erase, u, cast, cast_gate, tau):
     """The slots of one micro-step, in float64. `cast` is the rounding of q, k, e, v on entry (0 if exact),
     `cast_gate` that of a, b."""
     dk, de, da, dv, db = bounds
     many = (k.size + 8) * 2.0 * u  # over the roundings here, of sums above all, and of a slot to the kernel's type
     up = (1.0 + many) * (1.0 + 64.0 * u)  # and over those of `follow`
     kk = dot(k, k)
-    nk = np.sqrt(kk) * up
+    floor = 1.01 * np.sqrt(tau)
+    nk = (np.sqrt(kk) + floor) * up
     ke, ne, gram = 0.0, 0.0, 0.0
     if erase == ERASE_IS_KEY:
         ke, ne = kk, nk
     elif erase == ERASE:
         ee = dot(e, e)
-        ke, ne = dot(k, e), np.sqrt(ee) * up
-        gram = max(0.0, kk * ee - ke * ke) + 4.0 * many * kk * ee
-    dk += cast * nk
-    de += cast * ne
+        ke, ne = dot(k, e), (np.sqrt(ee) + floor) * up
+        gram = max(0.0, kk * ee - ke * ke) + 4.0 * many * nk * ne * nk * ne + 2.0 * tau * (nk + ne) * (nk + ne)
+    dk += cast * nk + tau
+    de += cast * ne + tau
+    dv += tau
+    db += tau
     low, top = extent(a, channels)
-    still = low == 1.0 and top == 1.0 and da == 0.0
+    still = low == 1.0 and top == 1.0 and da == 0.0 and cast_gate == 0.0
     da += cast_gate
     size = max(abs(low), abs(top))
     centre, spread, moved = 1.0, 0.0, 0.0
@@ -283,13 +305,13 @@ def step_slots(w, k, e, a, channels, bounds, pre, erase, u, cast, cast_gate):
         centre, spread = 0.5 * (top + low), 0.5 * (top - low)
         moved = 0.0 if still else da * size
     norms = (nk + dk) * (ne + de)
-    w[SIZE_A] = up if still else size * (1.0 + da) * up
+    w[SIZE_A] = up if still else (size * (1.0 + da) + tau) * up
     w[MU] = 0.0 if still else (u + da * (1.0 + u)) * up
     w[MINUS_K_E] = -ke
     w[TWO_A0] = 2.0 * centre
-    w[GRAM] = gram * up
-    w[PER_B] = (0.5 * nk * ne + (nk + dk) * de + dk * ne + (many + cast_gate) * norms) * up
-    w[REST] = (spread + db * norms + moved + many * (abs(centre) + spread)) * up
+    w[SIDE] = (np.sqrt(gram) + floor) * up
+    w[PER_B] = (0.5 * nk * ne + (nk + dk) * de + dk * ne + (many + cast_gate) * norms + 2.0 * tau) * up
+    w[REST] = (floor + spread + db * norms + moved + many * (abs(centre) + spread)) * up
     w[PREDICT] = ((k.size // 4 + 3) * u * up * ne + de) * up
     w[DV] = dv * up
     w[CAST_V] = cast * up
@@ -300,11 +322,11 @@ def step_slots(w, k, e, a, channels, bounds, pre, erase, u, cast, cast_gate):
 
 
 @inline
-def read_slots(w, q, dq, u, cast):
+def read_slots(w, q, dq, u, cast, tau):
     """The slots of one read-out."""
     up = (1.0 + (q.size + 8) * 2.0 * u) * (1.0 + 64.0 * u)
-    nq = np.sqrt(dot(q, q)) * up
-    dq += cast * nq
+    nq = (np.sqrt(dot(q, q)) + np.sqrt(tau) * 1.01) * up
+    dq += cast * nq + tau
     w[READ] = ((q.size // 4 + 3) * u * up * nq + dq) * up
     w[Q_NORM] = (nq + dq) * up
 
@@ -322,13 +344,10 @@ def widen(x, batch, t, head, lines, n):
     D = x.shape[3]
     P = lines.shape[1]
     to = n * P
-    if D == 1:
-        fill(lines, n, at(x, source))
-    else:
-        for i in range(D):
-            put(lines, to + i, at(x, source + i))
-        for i in range(D, P):
-            put(lines, to + i, np.float32(0.0))
+    for i in range(D):
+        put(lines, to + i, at(x, source + i))
+    for i in range(D, P):
+        put(lines, to + i, np.float32(0.0))
 
 
 @inline
@@ -339,12 +358,11 @@ def fill(lines, n, value):
 
 
 @inline
-def lay(lines, k, q, a, e, x, j):
-    """Four lines side by side into x[j]."""
+def lay(lines, a, b, x, base, K):
+    """Two lines in turns into x from flat `base` on."""
     P = lines.shape[1]
-    base = j * x.shape[1] * 4
-    for i in range(0, x.shape[1], 4):
-        weave(lines, k * P + i, q * P + i, a * P + i, e * P + i, x, base + 4 * i)
+    for i in range(0, K, 4):
+        weave(lines, a * P + i, b * P + i, x, base + 2 * i)
 
 
 @inline
@@ -377,14 +395,18 @@ def columns_out(tile_rows, o, batch, t, head, left, first, W, micro):
 
 
 @inline
-def prepare(place, heads, q, k, e, a, dq, dk, de, da, dv, db, x, lines, slots, start, W, rule, u, zero, one):
-    """Pack a window's q, k, e, a side by side, and fill the slots of its bounds.
+def prepare(place, heads, q, k, e, a, dq, dk, de, da, dv, db, x, lines, slots, start, W, rule, numbers):
+    """Pack a window's q, k, e, a, and fill the slots of its bounds.
 
-    lines [6, padded K]: k and q of one micro-step, k and q of the next, then a and e (unless that is the key's line).
+    lines [6, padded K]: k and q of one micro-step, k and q of the next, then a and e.
     """
     batch, _, _, begin, _ = place
     hq, hk, he, ha, hv = heads
-    micro, pre, erase = rule
+    micro, pre, erase, wide = rule
+    K, P, R = k.shape[3], lines.shape[1], x.shape[1]
+    half = 2 * ((K + 3) // 4 * 4)
+    u, tau = np.float64(numbers[2]), np.float64(numbers[3])
+    zero = numbers[2] - numbers[2]
     cast = u if k.itemsize > x.itemsize else 0.0
     cast_gate = u if a.itemsize > x.itemsize else 0.0
     old, new = 0, 2
@@ -395,24 +417,27 @@ def prepare(place, heads, q, k, e, a, dq, dk, de, da, dv, db, x, lines, slots, s
         t = start + j
         widen(k, batch, t, hk, lines, new)
         widen(a, batch, t, ha, lines, 4)
-        if a.shape[3] > 1:
-            for i in range(a.shape[3], lines.shape[1]):
-                put(lines, 4 * lines.shape[1] + i, at(lines, 4 * lines.shape[1]))
-        key = new if erase == ERASE_IS_KEY else 5
+        for i in range(a.shape[3], P):
+            put(lines, 4 * P + i, at(lines, 4 * P))
         if erase == ERASE:
             widen(e, batch, t, he, lines, 5)
+        line = new if erase == ERASE_IS_KEY else 5
         bounds = (dk[batch, t, hk], de[batch, t, he], da[batch, t, ha], dv[batch, t, hv], db[batch, t, hv])
-        step_slots(slots[j], lines[new], lines[key], lines[4], a.shape[3], bounds, pre, erase, u, cast, cast_gate)
+        step_slots(slots[j], lines[new], lines[line], lines[4], a.shape[3], bounds, pre, erase, u, cast, cast_gate, tau)
         if (start - begin + j + 1) % micro == 0:
             widen(q, batch, t // micro, hq, lines, new + 1)
-            read_slots(slots[j], lines[new + 1], dq[batch, t // micro, hq], u, cast)
+            read_slots(slots[j], lines[new + 1], dq[batch, t // micro, hq], u, cast, tau)
         else:
             fill(lines, new + 1, zero)
-        lay(lines, old, old + 1, 4, key, x, j)
+        lay(lines, old, old + 1, x, j * R, K)
+        if wide:
+            lay(lines, 4, 5, x, j * R + half, K)
+        put(x, j * R + R - CELLS, at(lines, 4 * P))
+        put(x, j * R + R - CELLS + 1, zero)
         old, new = new, old
-    fill(lines, 4, one)
-    fill(lines, 5, zero)
-    lay(lines, old, old + 1, 4, 5, x, W)
+    lay(lines, old, old + 1, x, W * R, K)
+    put(x, W * R + R - CELLS, numbers[2] / numbers[2])
+    put(x, W * R + R - CELLS + 1, zero)
 
 
 @njit
@@ -432,7 +457,7 @@ def run(place, heads, q, k, e, a, v, b, dq, dk, de, da, dv, db, S, N, E, o, boun
     """
     batch, t0, t1, begin, column = place
     hv = heads[4]
-    micro, pre, _ = rule
+    micro, pre, erase, wide = rule
     u = numbers[2]
     zero = u - u
     x, lines, slots, vs, bs, miss, ds, os, squares, worst = scratch
@@ -440,29 +465,7 @@ def run(place, heads, q, k, e, a, v, b, dq, dk, de, da, dv, db, S, N, E, o, boun
     for start in range(t0, t1, WINDOW):
         W = min(WINDOW, t1 - start)
         first = start - begin
-        prepare(
-            place,
-            heads,
-            q,
-            k,
-            e,
-            a,
-            dq,
-            dk,
-            de,
-            da,
-            dv,
-            db,
-            x,
-            lines,
-            slots,
-            start,
-            W,
-            rule,
-            np.float64(u),
-            zero,
-            u / u,
-        )
+        prepare(place, heads, q, k, e, a, dq, dk, de, da, dv, db, x, lines, slots, start, W, rule, numbers)
         for j in range(W):
             store(worst, j * L, splat(zero))
         for n in range(tiles):
@@ -470,7 +473,7 @@ def run(place, heads, q, k, e, a, v, b, dq, dk, de, da, dv, db, S, N, E, o, boun
             columns_in(v, batch, start, hv, left, W, vs, zero)
             if n == 0 or b.shape[3] > 1:
                 columns_in(b, batch, start, hv, left if b.shape[3] > 1 else 0, W, bs, zero)
-            recur(x, vs[:W], bs, S[n], miss, ds, os, squares, first, pre, numbers[0], zero)
+            recur(x, wide, erase, vs[:W], bs, S[n], miss, ds, os, squares, first, pre, numbers[0], zero)
             follow(vs[:W], bs, slots, N[n], E[n], miss, ds, os, squares, worst, first, pre, numbers)
             columns_out(os, o, batch, start // micro, hv, left, first, W, micro)
         for j in range(W):
@@ -479,15 +482,15 @@ def run(place, heads, q, k, e, a, v, b, dq, dk, de, da, dv, db, S, N, E, o, boun
 
 
 @njit
-def enter(h0, S, N, E, up, tau):
-    """Columns of an initial state [K, V'] into tiles; the state is exact, its norm bounded."""
+def enter(h0, S, N, E, up, floor, cast):
+    """Columns of an initial state [K, V'] into tiles; its norm bounded, its error `cast` of that (0 if exact)."""
     tiles, K, L = S.shape
     for n in range(tiles):
         for i in range(K):
             for j in range(L):
                 S[n, i, j] = h0[i, n * L + j] if n * L + j < h0.shape[1] else up - up
-        store(N[n], 0, sqrt(column_squares(S[n], up - up)) * up + splat(tau))
-        E[n, :] = up - up
+        store(N[n], 0, sqrt(column_squares(S[n], up - up)) * up + splat(floor))
+        store(E[n], 0, load(N[n], 0) * cast)
 
 
 @njit

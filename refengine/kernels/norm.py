@@ -44,5 +44,7 @@ def l2norm(x, squares, dx, eps, place, y, dy):
             least += eps
         else:
             least = max(least, eps)
-        size = norm / (np.sqrt(s + eps) if place == INSIDE else (norm + eps if place == OUTSIDE else max(norm, eps)))
+        size = (norm + D * 2.0**-536) / (
+            np.sqrt(s + eps) if place == INSIDE else (norm + eps if place == OUTSIDE else max(norm, eps))
+        )
         dy[j] = (relative * size + dx[j] / least) * (1.0 + 1e-9) + 2.0**-1000

@@ -7,7 +7,7 @@ bound along. With u = 2^-53 and hats for computed values:
     |x^ y^ - x y|         <= max|x^| |dy| + max|y^| |dx| + |dx| |dy| + u |x^ y^|
     |x^ +- y^ - (x +- y)| <= |dx| + |dy| + u |x^ +- y^|
 
-Every bound is multiplied by UP, more than the roundings of its own evaluation; TINY covers underflow.
+Every bound is multiplied by UP, more than the roundings of its own evaluation; TINY and FLOOR cover underflow.
 """
 
 from __future__ import annotations
@@ -23,13 +23,14 @@ from ..kernels import elementwise
 U = 2.0**-53
 UP = 1.0 + 2.0**-40
 TINY = 2.0**-1000
+FLOOR = 2.0**-536  # a number this small has a square that vanishes
 
 Array = NDArray[np.float64]
 
 
 def row_norm(x: Array) -> Array:
     """An upper bound on the Euclidean norm of every row."""
-    return np.asarray(np.sqrt(_square_sums(x)) * (1.0 + (x.shape[-1] + 8) * 4 * U))
+    return np.asarray(np.sqrt(_square_sums(x)) * (1.0 + (x.shape[-1] + 8) * 4 * U) + x.shape[-1] * FLOOR)
 
 
 def row_max(x: Array) -> Array:
@@ -77,10 +78,12 @@ class Bounded:
         return _sum(self, other, self.value.astype(np.float64, copy=False) - other.value)
 
     def __truediv__(self, other: Bounded) -> Bounded:
-        """Row over one positive number a row, known to better than half of itself."""
+        """Row over one number a row; nothing is known where that might be zero."""
         value = self.value.astype(np.float64, copy=False) / other.value
-        below = other.value[..., 0] - other.error
-        error = (self.error + row_norm(value) * other.error) / below + U * row_norm(value) + TINY
+        below = np.abs(other.value[..., 0]) - other.error
+        with np.errstate(divide="ignore", invalid="ignore"):
+            error = np.where(below > 0, (self.error + row_norm(value) * other.error) / below, np.inf)
+        error = error + U * row_norm(value) + TINY
         return Bounded(value, error * UP)
 
     def __neg__(self) -> Bounded:
@@ -131,7 +134,7 @@ def every_token(value: Array, error: Array, B: int, T: int) -> Bounded:
 def square_sum(x: Bounded) -> Bounded:
     """|x|^2 of each row, as rows of one."""
     value = _square_sums(x.value)
-    norm = np.sqrt(value) * (1.0 + (x.value.shape[-1] + 8) * U)
+    norm = np.sqrt(value) * (1.0 + (x.value.shape[-1] + 8) * U) + x.value.shape[-1] * FLOOR
     error = (2.0 * norm + x.error) * x.error + (x.value.shape[-1] + 8) * U * value + TINY
     return Bounded(value[..., None], error * UP)
 

@@ -84,7 +84,7 @@ def test_delta_product_at_two_reflects():
         g=None,
         v=np.zeros_like(x["v"]),
         beta=np.full_like(x["beta"], 2.0),
-        use_qk_l2norm=refengine.L2Norm(1e-300),
+        use_qk_l2norm=refengine.L2Norm(1e-140),
     )
     before, after = (np.sqrt((y**2).sum(axis=2)) for y in (x["initial_state"], s.final_state))
     assert (abs(after - before) <= s.bound["final_state"] + 1e-14 * before).all()
