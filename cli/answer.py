@@ -85,10 +85,12 @@ def metadata_of(question: Question, solution: Solution, source: Path) -> dict[st
 
 
 def tensors_of(solution: Solution) -> dict[str, NDArray[Any]]:
-    tensors = {"o": solution.o, "final_state": solution.final_state}
+    tensors = {"o": solution.o, **solution.finals}
     tensors |= {f"{name}.bound": bound for name, bound in solution.bound.items()}
     if solution.states is not None:
-        tensors["states"] = solution.states
+        several = solution.states if isinstance(solution.states, tuple) else (solution.states,)
+        names = (f"states{name.removeprefix('final_state')}" for name in solution.finals)
+        tensors |= dict(zip(names, several, strict=True))
     return tensors | {f"pairing_state.{name}": state for name, state in solution.pairing_state.items()}
 
 
@@ -98,10 +100,11 @@ def write(target: Path, question: Question, solution: Solution, source: Path) ->
 
 def quality(solution: Solution, name: str) -> dict[str, Any]:
     """One output's shape and how wrong it can be, also relative to its largest entry (final_state: longest column)."""
-    values: NDArray[Any] = getattr(solution, name)
+    values: NDArray[Any] = {"o": solution.o, **solution.finals}[name]
     bound = solution.bound[name]
     with np.errstate(all="ignore"):
-        size = np.abs(values) if name == "o" else np.sqrt(np.square(values.astype(np.float64)).sum(axis=-2))
+        columns = name != "o" and bound.ndim < values.ndim
+        size = np.sqrt(np.square(values.astype(np.float64)).sum(axis=-2)) if columns else np.abs(values)
         largest, worst = float(size.max(initial=0.0)), solution.worst(name)
     relative = 0.0 if worst == 0.0 else worst / largest if largest > 0.0 else math.inf
     return {

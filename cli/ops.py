@@ -57,7 +57,8 @@ def about(op: Op) -> dict[str, Any]:
             convention: {"doc": doc, "scale": op.scale_of.get(convention, op.scale)}
             for convention, doc in op.conventions.items()
         },
-        "options": dict(op.options),
+        "options": {name: vars(rule) for name, rule in op.options.items()},
+        "states": [{"name": t.name, "axes": [axes.split() for axes in t.axes], "doc": t.doc} for t in op.states],
         "example": example(op),
     }
 
@@ -92,7 +93,7 @@ def axes_text(tensor: Tensor) -> str:
 
 
 def example(op: Op) -> str:
-    options = "".join(f" --set {option}={default}" for option, default in op.options.items())
+    options = "".join(f" --set {name}={str(rule.default).lower()}" for name, rule in op.options.items())
     return f"refengine solve inputs.safetensors -o answer.safetensors --op {op.name}{options}"
 
 
@@ -105,10 +106,14 @@ def page(op: Op) -> str:
     lines += [f"  {what:12} {text}" for what, text in {**vars(r)}.items()]
     lines += ["", "Inputs"]
     lines += [f"  {t.name:6} {axes_text(t):{wide}}  {t.doc}{'' if t.required else ' (optional)'}" for t in op.inputs]
+    lines += ["", "States (initial_state in, final_state out; a tuple where there are several)"]
+    lines += [f"  {t.name:13} {axes_text(t)}  {t.doc}" for t in op.states]
     lines += ["", "Conventions (the first is the default)"]
     for name, doc in op.conventions.items():
         lines.append(f"  {name:12} {doc}; scale, if not given, is {op.scale_of.get(name, op.scale)}")
     if op.options:
         lines += ["", "Options"]
-        lines += [f"  {name:16} {default} if not given" for name, default in op.options.items()]
+        for name, rule in op.options.items():
+            choices = f" ({', '.join(rule.choices)})" if rule.choices else ""
+            lines.append(f"  {name:16} {rule.doc}{choices}; {rule.default} if not given")
     return "\n".join([*lines, "", "Example", f"  {example(op)}"])

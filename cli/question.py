@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from refengine import Conv, Gate, L2Norm, ops
 from refengine.errors import InputError, nearest
-from refengine.spec import Op
+from refengine.spec import Op, Option
 
 CONVS = ("conv_q", "conv_k", "conv_v")
 CONV_PARTS = ("weight", "bias", "state")
@@ -38,6 +38,7 @@ FLAG = (_flag, "true or false")
 WHOLE = (int, "a whole number")
 NUMBER = (float, "a number")
 WORD = (str, "a word")
+KINDS: dict[type, tuple[Callable[[str], Any], str]] = {bool: FLAG, int: WHOLE, float: NUMBER, str: WORD}
 SETTINGS: dict[str, tuple[Callable[[str], Any], str]] = {
     "op": WORD,
     "convention": WORD,
@@ -76,12 +77,17 @@ class Question:
 
 def settings_known() -> list[str]:
     """Every setting of any op."""
-    return [*SETTINGS, *sorted({option for name in ops.NAMES for option in ops.get(name).options})]
+    return [*SETTINGS, *sorted(own_options())]
+
+
+def own_options() -> dict[str, Option]:
+    """Every option that some op has of its own."""
+    return {name: rule for op in ops.NAMES for name, rule in ops.get(op).options.items()}
 
 
 def parsed(name: str, text: str) -> Any:
-    """A setting's value; the ops' own options are whole numbers."""
-    parse, what = SETTINGS.get(name, WHOLE)
+    """A setting's value; the ops' own options are of their defaults' types."""
+    parse, what = SETTINGS[name] if name in SETTINGS else KINDS[type(own_options()[name].default)]
     try:
         return parse(text.strip())
     except (ValueError, KeyError):
@@ -114,9 +120,14 @@ def from_assignments(assignments: Iterable[str]) -> dict[str, Any]:
 
 def tensor_names(op: Op) -> list[str]:
     """Every tensor a file may hold for this op."""
-    names = [t.name for t in op.inputs] + ["initial_state", "cu_seqlens", "beta_logits"]
+    names = [t.name for t in op.inputs] + [*state_names(op), "cu_seqlens", "beta_logits"]
     names += [f"gate.{part}" for part in GATE_PARTS] + [f"{conv}.{part}" for conv in CONVS for part in CONV_PARTS]
     return names + [f"pairing_state.{t.name}" for t in op.inputs if t.role in ("query", "key", "value")]
+
+
+def state_names(op: Op) -> list[str]:
+    """What the initial states are called in a file: initial_state, or initial_state.NAME of several."""
+    return [name.replace("final", "initial") for name in op.final_names()]
 
 
 def check_tensors(op: Op, names: Iterable[str]) -> None:
@@ -190,6 +201,9 @@ def ask(tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, str], said: 
     check_tensors(op, tensors)
     plain = {t.name for t in op.inputs} | {"initial_state", "cu_seqlens", "beta_logits"}
     arguments: dict[str, Any] = {name: tensor for name, tensor in tensors.items() if name in plain}
+    several = {t.name: tensors.get(name) for t, name in zip(op.states, state_names(op), strict=True)}
+    if len(several) > 1 and any(x is not None for x in several.values()):
+        arguments["initial_state"] = several
     arguments |= {name: settings[name] for name in settings if name in DIRECT}
     arguments |= {name: value for name, value in settings.items() if name not in SETTINGS}
     arguments |= {conv: conv_of(conv, tensors, settings) for conv in CONVS}

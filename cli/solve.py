@@ -105,7 +105,7 @@ def places(source: str | None, target: str | None, sample: bool) -> tuple[Path, 
 
 def report(goal: Path, asked: question.Question, solution: refengine.Solution, as_json: bool) -> None:
     """What came of it, on stdout."""
-    outputs = {name: answer.quality(solution, name) for name in ("o", "final_state")}
+    outputs = {name: answer.quality(solution, name) for name in ("o", *solution.finals)}
     seconds = float(solution.info["seconds"])
     if as_json:
         found = {"output": str(goal), "op": asked.op.name, **outputs, "seconds": seconds, "info": solution.info}

@@ -37,6 +37,16 @@ class Tensor:
 
 
 @dataclass(frozen=True)
+class Option:
+    """One of an op's own options: its default (whose type is the option's) and what it may be."""
+
+    default: bool | int | float | str
+    doc: str
+    least: float = 1  # of a number
+    choices: tuple[str, ...] = ()  # of a word
+
+
+@dataclass(frozen=True)
 class Reading:
     """The op as online learning: what is trained, on what, how, and how it forgets."""
 
@@ -47,16 +57,22 @@ class Reading:
     batch: str = "1 token"
 
 
+STATE = Tensor("initial_state", ("N HV K V",), "the memory before the first token; zeros if absent", required=False)
+
+
 @dataclass(frozen=True)
 class Op:
     """An op, declared. `step` is the definition; `lower` maps the same inputs onto a kernel family.
 
     step(S, *, q, k, ...) -> (S, o): one token of one value head, in NumPy arithmetic alone, so that the same lines
     run in float64, in complex128 and over python-flint balls (object arrays). It may also take `scale`, `convention`,
-    `head`, `heads` and the op's options.
+    `head`, `heads` and the op's options. S is an array, or a tuple of them where `states` has several. Where the op
+    is `chunked`, one call takes the chunk_size tokens of a mini-batch ([C, K], ...; the last one may be shorter) and
+    gives their outputs [C, V].
 
-    lower(x, **options) -> Delta: `x` maps each input's name to a `Bounded` of rank 4 ([B, T, H, D]; D = 1 for one
-    number a head), or None. Options are `convention`, the sizes (`H`, `HV`, `K`, `V`, ...) and the op's own.
+    lower(x, **options) -> a family's inputs (`Delta`, ...): `x` maps each input's name to a `Bounded` or None; inputs
+    with tokens have rank 4 ([B, T, H, D]; D = 1 for one number a head). Options are `convention`, the sizes (`H`,
+    `HV`, `K`, `V`, ...) and the op's own.
     """
 
     name: str
@@ -66,15 +82,13 @@ class Op:
     equations: str
     inputs: tuple[Tensor, ...]
     step: Callable[..., Any]
-    lower: Callable[..., Delta]
+    lower: Callable[..., Any]
+    states: tuple[Tensor, ...] = (STATE,)
+    chunked: bool = False
     conventions: Mapping[str, str] = field(default_factory=lambda: {"default": "as the equations above"})
     scale: str = "K^-1/2"  # what scale=None means: "K^-1/2" or "1"
     scale_of: Mapping[str, str] = field(default_factory=dict)  # where a convention reads it otherwise
-    options: Mapping[str, Any] = field(default_factory=dict)  # the op's own options and their defaults (int)
-
-    @property
-    def family(self) -> str:
-        return "delta"
+    options: Mapping[str, Option] = field(default_factory=dict)  # the op's own
 
     def tensor(self, name: str) -> Tensor:
         for t in self.inputs:
@@ -85,6 +99,10 @@ class Op:
     def role(self, role: str) -> tuple[Tensor, ...]:
         """The inputs that play a part in pairing and norms."""
         return tuple(t for t in self.inputs if t.role == role)
+
+    def final_names(self) -> tuple[str, ...]:
+        """What the final states are called in bounds and files: final_state, or final_state.NAME of several."""
+        return ("final_state",) if len(self.states) == 1 else tuple(f"final_state.{t.name}" for t in self.states)
 
     def convention(self, name: str | None) -> str:
         """The named convention, or the default (the first)."""
@@ -146,3 +164,9 @@ class Delta:
 
 
 ERASE_KEY = "key"
+
+
+def low_rank(a: Any, b: Any, k: Any, v: Any) -> tuple[Any, Any, Any]:
+    """b (a' S) + k v' as two micro-steps that predict before the decay, S <- S~ + b (0 + a' S) and S <- S + k v':
+    their k, e, v."""
+    return b.interleave(k), (-a).interleave(a.filled(0.0)), v.filled(0.0).interleave(v)

@@ -67,7 +67,7 @@ def measure(op: Op, tensors: Mapping[str, NDArray[Any]], options: Mapping[str, A
                 expanded.append((tensor.name, size, axis))
             else:
                 sizes.bind(letter, size, tensor.name, axis)
-    times = int(options.get("num_householder", 1))
+    times = options.get("num_householder", 1)
     for name, size, axis in expanded:
         if size != sizes["T"] * times:
             raise InputError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from ..errors import InputError, nearest
 from ..frontend.pairing import Segment
 from ..io.interop import exact_widen, to_numpy
+from ..spec import Op, Option, Tensor
 from .axes import Sizes, shape_text
 
 
@@ -103,24 +104,63 @@ def offsets(cu_seqlens: Any, sizes: Sizes) -> tuple[Segment, ...]:
     return tuple((0, left, right) for left, right in pairwise(at))
 
 
-def state(value: Any, sizes: Sizes, count: int, allow_nonfinite: bool) -> NDArray[Any] | None:
+def option(name: str, rule: Option, value: Any) -> Any:
+    """One of an op's own options, of its default's type."""
+    default = rule.default
+    if isinstance(default, bool):
+        if not isinstance(value, (bool, np.bool_)):
+            raise InputError(f"{name} is {value!r}; it is True or False.")
+        return bool(value)
+    if isinstance(default, str):
+        return one_of(name, value, rule.choices)
+    if isinstance(default, int):
+        return whole(name, value, int(rule.least))
+    number = finite(name, value)
+    if number is None or number < rule.least:
+        raise InputError(f"{name} is {value!r}; it is a number of at least {rule.least:g}.")
+    return number
+
+
+def states(op: Op, value: Any, sizes: Sizes, allow_nonfinite: bool) -> tuple[NDArray[Any] | None, ...]:
+    """The initial state of each of the op's memories, or None for its default; a new axis letter is bound by it."""
     if value is None:
-        return None
-    h0 = floats("initial_state", value, allow_nonfinite)
-    wanted = (count, sizes["HV"], sizes["K"], sizes["V"])
-    if h0.ndim != 4:
-        raise InputError(f"initial_state has {h0.ndim} axes {shape_text(h0)}; it is [N, HV, K, V] = {list(wanted)}.")
-    for axis, (letter, have, want) in enumerate(zip(("N", "HV", "K", "V"), h0.shape, wanted, strict=True)):
+        return (None,) * len(op.states)
+    names = [f"initial_state.{t.name}" for t in op.states] if len(op.states) != 1 else ["initial_state"]
+    if len(op.states) == 1:
+        given = [value]
+    elif isinstance(value, Mapping):
+        known = [t.name for t in op.states]
+        for name in value:
+            if name not in known:
+                raise InputError(f"{op.name} has no state {name!r}{nearest(str(name), known)}.")
+        given = [value.get(name) for name in known]
+    else:
+        given = list(value) if isinstance(value, (tuple, list)) else [value]
+        if len(given) != len(op.states):
+            wanted = ", ".join(t.name for t in op.states) or "nothing"
+            raise InputError(f"initial_state has {len(given)} parts; {op.name} carries {len(op.states)} ({wanted}).")
+    return tuple(
+        None if x is None else state(name, t, x, sizes, allow_nonfinite)
+        for name, t, x in zip(names, op.states, given, strict=True)
+    )
+
+
+def state(name: str, tensor: Tensor, value: Any, sizes: Sizes, allow_nonfinite: bool) -> NDArray[Any]:
+    """One memory at its start, with an axis for the sequences."""
+    x = floats(name, value, allow_nonfinite)
+    layout = tensor.layout(x.ndim)
+    if layout is None:
+        axes = tensor.axes[0].split()
+        wanted = [sizes.get(a, a) for a in axes]
+        raise InputError(f"{name} has {x.ndim} axes {shape_text(x)}; it is [{', '.join(axes)}] = {wanted}.")
+    wanted = [sizes.get(a, n) for a, n in zip(layout, x.shape, strict=True)]
+    for axis, (letter, have, want) in enumerate(zip(layout, x.shape, wanted, strict=True)):
         if have != want:
-            swapped = (
-                " (it looks transposed: the layout is [N, HV, K, V])"
-                if h0.shape == (*wanted[:2], wanted[3], wanted[2])
-                else ""
-            )
-            raise InputError(
-                f"initial_state has {have} on axis {axis} ({letter}), but the problem has {want}{swapped}."
-            )
-    return h0
+            swapped = list(x.shape) == [*wanted[:-2], wanted[-1], wanted[-2]]
+            hint = f" (it looks transposed: the layout is [{', '.join(layout)}])" if swapped else ""
+            raise InputError(f"{name} has {have} on axis {axis} ({letter}), but the problem has {want}{hint}.")
+        sizes.setdefault(letter, have)
+    return x if layout[0] == "N" else np.broadcast_to(x, (sizes["N"], *x.shape))
 
 
 def stops(states_at: Sequence[int] | None, segments: tuple[Segment, ...]) -> tuple[int, ...]:

@@ -93,24 +93,30 @@ def inputs(p: Problem, number: Embed) -> dict[str, Array]:
     return known
 
 
-def token(p: Problem, known: Mapping[str, Array], b: int, t: int, h: int) -> dict[str, Any]:
-    """What one step of one value head sees."""
+def tokens(p: Problem, known: Mapping[str, Array], n: int, h: int, when: slice) -> dict[str, Any]:
+    """What one step of one value head sees of every input: one token, or the tokens of a mini-batch."""
+    micro = p.options.get("num_householder", 1)
+    shared = h // (p.sizes["HV"] // p.sizes["H"])
+    at: dict[str, Any] = {"B": p.segments[n][0], "N": n, "HV": h, "H": shared}
+    at["T"] = when if p.op.chunked else when.start
+    at["T*n"] = slice(when.start * micro, when.stop * micro)
     seen: dict[str, Any] = {}
     for tensor in p.op.inputs:
         x = known.get(tensor.name)
-        if x is None:
-            seen[tensor.name] = None
-            continue
-        layout = tensor.layout(x.ndim) or ()
-        head = h if "HV" in layout else h // (p.sizes["HV"] // p.sizes["H"])
-        n = p.options.get("num_householder", 1)
-        when: Any = slice(t * n, t * n + n) if "T*n" in layout else t
-        seen[tensor.name] = x[h] if layout == ("HV",) else x[b, when, head]
+        layout = () if x is None else tensor.layout(x.ndim) or ()
+        seen[tensor.name] = None if x is None else x[tuple(at.get(letter, slice(None)) for letter in layout)]
     return seen
 
 
-def define(p: Problem, system: str = "float64") -> tuple[Array, Array]:
-    """(o [B, T, HV, V], final_state [N, HV, K, V]) as the definition has them, in that number system."""
+def start(p: Problem, number: Embed) -> list[Array]:
+    """Each of the op's states before the first token, [N, HV, ...]."""
+    shapes = [tuple(p.sizes[letter] for letter in t.axes[0].split()) for t in p.op.states]
+    return [number(np.zeros(s) if x is None else x).copy() for s, x in zip(shapes, p.initial, strict=True)]
+
+
+def define(p: Problem, system: str = "float64") -> tuple[Array, Any]:
+    """(o [B, T, HV, V], final_state) as the definition has them, in that number system. final_state is [N, HV, K, V],
+    or a tuple where the op has several states."""
     number = number_system(system)
     known = inputs(p, number)
     B, T, HV, K, V = (p.sizes[x] for x in ("B", "T", "HV", "K", "V"))
@@ -119,12 +125,17 @@ def define(p: Problem, system: str = "float64") -> tuple[Array, Array]:
     scale = natural if p.scale is None else number(p.scale)[()]
     constants = {"scale": scale, "convention": p.convention, "heads": HV, **p.options}
     o = number(np.zeros((B, T, HV, V)))
-    final = number(np.zeros((len(p.segments), HV, K, V)) if p.initial_state is None else p.initial_state).copy()
+    final = start(p, number)
+    span = p.options["chunk_size"] if p.op.chunked else 1
     for n, (b, t0, t1) in enumerate(p.segments):
         for h in range(HV):
-            S = final[n, h]
-            for t in range(t0, t1):
-                given = {**constants, "head": h, **token(p, known, b, t, h)}
-                S, o[b, t, h] = p.op.step(S, **p.op.arguments(p.op.step, given))
-            final[n, h] = S
-    return o, final
+            S = tuple(state[n, h] for state in final)
+            for t in range(t0, t1, span):
+                when = slice(t, min(t + span, t1))
+                given = {**constants, "head": h, **tokens(p, known, n, h, when)}
+                after, read = p.op.step(S[0] if len(S) == 1 else S, **p.op.arguments(p.op.step, given))
+                o[b, when if p.op.chunked else t, h] = read
+                S = (after,) if len(S) == 1 else after
+            for state, part in zip(final, S, strict=True):
+                state[n, h] = part
+    return o, final[0] if len(final) == 1 else tuple(final)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ..frontend.gates import log_decay, step_size
 from ..frontend.pairing import pair
 from ..numbers.bounded import Bounded
-from ..spec import Delta, Tensor
+from ..spec import Tensor
 from .problem import Problem
 
 Array = NDArray[Any]
@@ -19,10 +19,10 @@ Array = NDArray[Any]
 
 def rank4(tensor: Tensor, array: Array) -> Array:
     """[B, T, heads, channels]: one channel where an input is one number a head, one row and token where it is one a
-    head for all."""
+    head for all. What has more axes than that (the weights of a memory) stays as it is."""
     layout = tensor.layout(array.ndim) or ()
-    if layout == ("HV",):
-        return array[None, None, :, None]
+    if layout[0] != "B":
+        return array[None, None, :, None] if layout == ("HV",) else array[None, None] if len(layout) == 2 else array
     return array[..., None] if array.ndim == 3 else array
 
 
@@ -37,7 +37,7 @@ def through_pairing(p: Problem, name: str, array: Array, pasts: dict[str, Array]
     return Bounded(out.value.reshape(array.shape), out.error.reshape(array.shape[:3]))
 
 
-def prepare(p: Problem) -> tuple[Delta, dict[str, Array]]:
+def prepare(p: Problem) -> tuple[Any, dict[str, Array]]:
     """The family's inputs, and the tokens each paired tensor carries on to the next call."""
     pasts: dict[str, Array] = {}
     inputs: dict[str, Bounded | None] = {}
@@ -54,8 +54,7 @@ def prepare(p: Problem) -> tuple[Delta, dict[str, Array]]:
         logits = rank4(p.op.tensor("beta"), p.beta_logits)
         inputs["beta"] = step_size(logits, p.allow_neg_eigval)
     known: dict[str, Any] = {"convention": p.convention, **p.sizes, **p.options}
-    lowered: Delta = p.op.lower(inputs, **known)
-    return lowered, pasts
+    return p.op.lower(inputs, **known), pasts
 
 
 def scale_of(p: Problem) -> tuple[float, float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -15,10 +16,9 @@ from ..errors import GrowingGateWarning, InputError, nearest
 from ..frontend.gates import Gate
 from ..frontend.norm import L2Norm
 from ..frontend.pairing import Conv, Paired, Segment
-from ..io.interop import to_numpy
 from ..spec import Op
 from .axes import Sizes, measure, shape_text
-from .checks import finite, fit, floats, offsets, one_of, room, state, stops, whole
+from .checks import finite, fit, floats, offsets, one_of, option, room, states, stops, whole
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,10 +62,10 @@ class Problem:
     tensors: Mapping[str, NDArray[Any]]
     sizes: Sizes
     segments: tuple[Segment, ...]
-    initial_state: NDArray[Any] | None
+    initial: tuple[NDArray[Any] | None, ...]  # one for each of the op's states
     convention: str
     scale: float | None
-    options: Mapping[str, int]
+    options: Mapping[str, Any]
     pairing: Mapping[str, Paired] = field(default_factory=dict)
     norm: L2Norm | None = None
     gate: Gate | None = None
@@ -80,6 +80,11 @@ class Problem:
     @property
     def allow_neg_eigval(self) -> bool:
         return self.asked.allow_neg_eigval
+
+    @property
+    def initial_state(self) -> NDArray[Any] | None:
+        """Where the op has one state: its start."""
+        return self.initial[0] if self.initial else None
 
     @property
     def scale_is(self) -> str:
@@ -214,7 +219,7 @@ def gather(op: Op, given: Mapping[str, Any], asked: Asked) -> tuple[dict[str, ND
 
 
 def pairing(
-    op: Op, tensors: Mapping[str, NDArray[Any]], asked: Asked, count: int, options: Mapping[str, int]
+    op: Op, tensors: Mapping[str, NDArray[Any]], asked: Asked, count: int, options: Mapping[str, Any]
 ) -> dict[str, Paired]:
     """What each tensor's shift and convolution are: queries, keys and values by their roles, a convolution on the
     first of each."""
@@ -292,10 +297,7 @@ def build(op: str, given: Mapping[str, Any], asked: Asked) -> Problem:
     one_of("device", asked.device, DEVICES)
     one_of("form", asked.form, FORMS)
     loose = asked.allow_nonfinite
-    options = {
-        name: whole(name, given.get(name, default), 0 if name == "layer_idx" else 1)
-        for name, default in spec.options.items()
-    }
+    options = {name: option(name, rule, given.get(name, rule.default)) for name, rule in spec.options.items()}
     tensors, stand_ins = gather(spec, {n: x for n, x in given.items() if n not in spec.options}, asked)
     gate, beta_logits = stand_ins.get("gate"), stand_ins.get("beta_logits")
     measured = dict(tensors)
@@ -305,18 +307,20 @@ def build(op: str, given: Mapping[str, Any], asked: Asked) -> Problem:
         measured["beta"] = beta_logits
     sizes = measure(spec, measured, options)
     segments = offsets(asked.cu_seqlens, sizes)
+    sizes.bind("N", len(segments), "the problem", 0)
     states_at = stops(asked.states_at, segments)
-    states = len(segments) * sizes["HV"] * sizes["K"] * sizes["V"] * (1 + len(states_at))
-    given_state = [] if asked.initial_state is None else [to_numpy(asked.initial_state, "initial_state")]
+    initial = states(spec, asked.initial_state, sizes, loose)
+    numbers = sum(prod(sizes.get(a, 1) for a in t.axes[0].split()) for t in spec.states) * (1 + len(states_at))
+    given_states = [x for x in initial if x is not None]
     # A state has K numbers for each of a token's V: no problem with a token and K up to 1024 is refused.
-    room("The states", states, [*measured.values(), *given_state], times=4096)
+    room("The states", numbers, [*measured.values(), *given_states], times=4096)
     warn_of_growth(spec, tensors)
     return Problem(
         op=spec,
         tensors=tensors,
         sizes=sizes,
         segments=segments,
-        initial_state=state(asked.initial_state, sizes, len(segments), loose),
+        initial=initial,
         convention=spec.convention(asked.convention),
         scale=finite("scale", asked.scale),
         options=options,

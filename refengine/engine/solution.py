@@ -10,6 +10,19 @@ from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
+class Answer:
+    """What a family's job leaves. Of each of the op's states: final [N, HV, ...], its bound, and its values at
+    `states_at`."""
+
+    o: NDArray[Any]
+    o_bound: NDArray[Any]
+    final: tuple[NDArray[Any], ...]
+    final_bound: tuple[NDArray[Any], ...]
+    states: tuple[NDArray[Any], ...]
+    certificate: str  # what kind of bound it is
+
+
+@dataclass(frozen=True)
 class Solution:
     """What `solve` returns; NumPy arrays, float64 (float32 where precision="float32").
 
@@ -19,13 +32,18 @@ class Solution:
     not finite or nothing can be said. states [len(states_at), N, HV, K, V]: the state after so many tokens.
     pairing_state: for each shifted or convolved tensor the tokens [N, channels, width - 1 + shift] that the next call
     takes as `Conv.state` or `pairing_state`. info: how it ran.
+
+    Where an op carries several states (`refengine ops NAME`), final_state and states are tuples in that order, and
+    their bounds are bound["final_state.NAME"]; where it carries none, the tuple is empty. finals: the final states by
+    those names.
     """
 
     o: NDArray[Any]
-    final_state: NDArray[Any]
+    final_state: Any
     bound: dict[str, NDArray[Any]]
-    states: NDArray[Any] | None = None
+    states: Any = None
     pairing_state: dict[str, NDArray[np.float64]] = field(default_factory=dict)
+    finals: dict[str, NDArray[Any]] = field(default_factory=dict)
     info: dict[str, Any] = field(default_factory=dict)
 
     def worst(self, name: str = "o") -> float:

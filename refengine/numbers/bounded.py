@@ -83,7 +83,8 @@ class Bounded:
         below = np.abs(other.value[..., 0]) - other.error
         with np.errstate(divide="ignore", invalid="ignore"):
             error = np.where(below > 0, (self.error + row_norm(value) * other.error) / below, np.inf)
-        error = error + U * row_norm(value) + TINY
+        nothing = (self.error == 0.0) & (row_max(self.value) == 0.0) & (below > 0)
+        error = np.where(nothing, 0.0, error + U * row_norm(value) + TINY)
         return Bounded(value, error * UP)
 
     def __neg__(self) -> Bounded:
@@ -105,60 +106,51 @@ class Bounded:
         B, T, H, D = self.value.shape
         return Bounded(self.value.reshape(B, T, H * D, 1), np.repeat(self.error, D, axis=2))
 
+    def per_head(self, values: NDArray[Any]) -> Bounded:
+        """One exact number a head, the same at every token of `self`: [H] to [B, T, H, 1]."""
+        B, T = self.value.shape[:2]
+        return Bounded.exact(np.tile(np.asarray(values, dtype=np.float64)[:, None], (B, T, 1, 1)))
+
+    def interleave(self, *others: Bounded) -> Bounded:
+        """Micro-steps: one token of each in turn; [B, T, H, D] each, [B, T * parts, H, D] together."""
+        parts = (self, *others)
+        value = np.stack([part.value.astype(np.float64, copy=False) for part in parts], axis=2)
+        error = np.stack([part.error for part in parts], axis=2)
+        B, T, n, H, D = value.shape
+        return Bounded(value.reshape(B, T * n, H, D), error.reshape(B, T * n, H))
+
+    def square_sum(self) -> Bounded:
+        """|x|^2 of each row, as rows of one."""
+        value = _square_sums(self.value)
+        norm = np.sqrt(value) * (1.0 + (self.value.shape[-1] + 8) * U) + self.value.shape[-1] * FLOOR
+        error = (2.0 * norm + self.error) * self.error + (self.value.shape[-1] + 8) * U * value + TINY
+        return Bounded(value[..., None], error * UP)
+
+    def relative(self) -> Bounded:
+        """The same values with their error *relative* to the smallest of a row: what `Delta.a` holds."""
+        with np.errstate(divide="ignore", invalid="ignore"):  # a value of 0 has no relative bound
+            error = np.where(self.error == 0.0, 0.0, self.error / np.abs(self.value).min(axis=-1) * UP)
+        return Bounded(self.value, error)
+
+    def decay(self) -> Bounded:
+        """exp of a log decay, its error *relative* and the largest of a row: what `Delta.a` holds. Where the log is
+        exactly 0 nothing decays, without error."""
+        value = apply(elementwise.exp, self.value)
+        still = ((self.value == 0.0).all(axis=-1)) & (self.error == 0.0)
+        with np.errstate(over="ignore"):
+            relative = np.where(still, 0.0, np.expm1(self.error * UP) * UP + 2 * U)
+        return Bounded(value, relative * UP)
+
+    def decay_first(self, micro: int) -> Bounded:
+        """`decay` at the first micro-step of every token, and none at the others."""
+        a = self.decay()
+        return a.interleave(*[a.filled(1.0)] * (micro - 1))
+
     def unfold(self, channels: int) -> Bounded:
         """Back from `fold`: [B, T, H * D, 1] to [B, T, H, D]."""
         B, T, heads, _ = self.value.shape
         shape = (B, T, heads // channels, channels)
         return self if channels == 1 else Bounded(self.value.reshape(shape), row_norm(self.error.reshape(shape)) * UP)
-
-
-def interleave(*parts: Bounded) -> Bounded:
-    """Micro-steps: one token of each part in turn; [B, T, H, D] each, [B, T * parts, H, D] together."""
-    value = np.stack([part.value.astype(np.float64, copy=False) for part in parts], axis=2)
-    error = np.stack([part.error for part in parts], axis=2)
-    B, T, n, H, D = value.shape
-    return Bounded(value.reshape(B, T * n, H, D), error.reshape(B, T * n, H))
-
-
-def low_rank(a: Bounded, b: Bounded, k: Bounded, v: Bounded) -> tuple[Bounded, Bounded, Bounded]:
-    """b (a' S) + k v' as two micro-steps that predict before the decay, S <- S~ + b (0 + a' S) and S <- S + k v':
-    their k, e, v."""
-    return interleave(b, k), interleave(-a, a.filled(0.0)), interleave(v.filled(0.0), v)
-
-
-def every_token(value: Array, error: Array, B: int, T: int) -> Bounded:
-    """One number a head, and its bound, the same at every token: [H] to [B, T, H, 1]."""
-    return Bounded(np.tile(value[:, None], (B, T, 1, 1)), np.tile(error, (B, T, 1)))
-
-
-def square_sum(x: Bounded) -> Bounded:
-    """|x|^2 of each row, as rows of one."""
-    value = _square_sums(x.value)
-    norm = np.sqrt(value) * (1.0 + (x.value.shape[-1] + 8) * U) + x.value.shape[-1] * FLOOR
-    error = (2.0 * norm + x.error) * x.error + (x.value.shape[-1] + 8) * U * value + TINY
-    return Bounded(value[..., None], error * UP)
-
-
-def sigmoid(x: Bounded) -> Bounded:
-    """1 / (1 + e^-x); its slope is at most 1/4."""
-    value = apply(elementwise.sigmoid, x.value)
-    return Bounded(value, (0.25 * x.error + 2 * U * row_norm(value) + TINY) * UP)
-
-
-def decay(g: Bounded) -> Bounded:
-    """exp(g), its error *relative* and the largest of a row: what `Delta.a` holds. Where g is exactly 0 nothing
-    decays, without error."""
-    value = apply(elementwise.exp, g.value)
-    still = ((g.value == 0.0).all(axis=-1)) & (g.error == 0.0)
-    with np.errstate(over="ignore"):
-        relative = np.where(still, 0.0, np.expm1(g.error * UP) * UP + 2 * U)
-    return Bounded(value, relative * UP)
-
-
-def decay_first(g: Bounded, micro: int) -> Bounded:
-    """`decay` at the first micro-step of every token, and none at the others."""
-    a = decay(g)
-    return interleave(a, *[a.filled(1.0)] * (micro - 1))
 
 
 def _width(whole: Array, part: Array) -> float:

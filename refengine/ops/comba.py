@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..numbers.bounded import decay
 from ..spec import ERASE_KEY, Delta, Op, Reading, Tensor
 
 
@@ -26,7 +25,7 @@ def lower(x, *, HV, convention, **_):
     q = x["q"] if x["d"] is None else x["q"].heads(HV) - x["d"] * p.heads(HV)
     erase = ERASE_KEY if x["p"] is None else p
     order = "pre" if convention == "splr" else "post"
-    return Delta(q=q, k=x["k"], e=erase, v=x["v"], b=x["beta"], a=decay(x["g"]), order=order)
+    return Delta(q=q, k=x["k"], e=erase, v=x["v"], b=x["beta"], a=x["g"].decay(), order=order)
 
 
 OP = Op(

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..numbers.bounded import decay_first
-from ..spec import ERASE_KEY, Delta, Op, Reading, Tensor
+from ..spec import ERASE_KEY, Delta, Op, Option, Reading, Tensor
 
 
 def step(S, *, q, k, v, g, beta, scale):
@@ -18,7 +17,7 @@ def step(S, *, q, k, v, g, beta, scale):
 
 
 def lower(x, *, num_householder, **_):
-    a = None if x["g"] is None else decay_first(x["g"], num_householder)
+    a = None if x["g"] is None else x["g"].decay_first(num_householder)
     return Delta(q=x["q"], k=x["k"], e=ERASE_KEY, v=x["v"], b=x["beta"], a=a, order="post", micro=num_householder)
 
 
@@ -53,5 +52,5 @@ OP = Op(
         "fla_naive": "FLA's naive reference, which ignores its `scale`: scale=None is 1; a scale that is given counts",
     },
     scale_of={"fla_naive": "1"},
-    options={"num_householder": 1},
+    options={"num_householder": Option(1, "keys, values and steps a token")},
 )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..numbers.bounded import decay
 from ..spec import ERASE_KEY, Delta, Op, Reading, Tensor
 
 
@@ -16,7 +15,7 @@ def step(S, *, q, k, v, g, beta, scale):
 
 
 def lower(x, **_):
-    return Delta(q=x["q"], k=x["k"], e=ERASE_KEY, v=x["v"], b=x["beta"], a=decay(x["g"]), order="post")
+    return Delta(q=x["q"], k=x["k"], e=ERASE_KEY, v=x["v"], b=x["beta"], a=x["g"].decay(), order="post")
 
 
 OP = Op(

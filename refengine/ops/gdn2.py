@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..numbers.bounded import decay
 from ..spec import Delta, Op, Reading, Tensor
 
 
@@ -17,7 +16,7 @@ def step(S, *, q, k, v, g, b, w, scale):
 
 def lower(x, *, HV, **_):
     erase = x["b"] * x["k"].heads(HV)
-    return Delta(q=x["q"], k=x["k"], e=erase, v=x["w"] * x["v"], a=decay(x["g"]), order="post")
+    return Delta(q=x["q"], k=x["k"], e=erase, v=x["w"] * x["v"], a=x["g"].decay(), order="post")
 
 
 OP = Op(

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from ..numbers.bounded import low_rank
-from ..spec import Delta, Op, Reading, Tensor
+from ..spec import Delta, Op, Reading, Tensor, low_rank
 
 
 def step(S, *, q, k, v, a, b, scale):

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..numbers.bounded import UP, U, decay, every_token
-from ..spec import Delta, Op, Reading, Tensor
+from ..spec import Delta, Op, Option, Reading, Tensor
 
 
 def step(S, *, q, k, v, scale, head, heads, layer_idx, num_layers):
@@ -16,9 +15,9 @@ def step(S, *, q, k, v, scale, head, heads, layer_idx, num_layers):
 
 
 def lower(x, *, HV, layer_idx, num_layers, **_):
-    B, T, *_ = x["q"].value.shape
-    g = -(8.0 * np.arange(HV) * (num_layers - layer_idx)) / (HV * num_layers)  # integers, but for the quotient
-    return Delta(q=x["q"], k=x["k"], v=x["v"], a=decay(every_token(g, np.abs(g) * U * UP, B, T)))
+    slope = x["q"].per_head(-8.0 * np.arange(HV) * (num_layers - layer_idx))
+    g = slope / slope.filled(HV * num_layers)
+    return Delta(q=x["q"], k=x["k"], v=x["v"], a=g.decay())
 
 
 OP = Op(
@@ -43,5 +42,8 @@ OP = Op(
     ),
     step=step,
     lower=lower,
-    options={"layer_idx": 0, "num_layers": 1},
+    options={
+        "layer_idx": Option(0, "which layer, from 0", least=0),
+        "num_layers": Option(1, "how many layers the model has"),
+    },
 )

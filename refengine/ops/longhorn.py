@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import numpy as np
-
-from ..numbers.bounded import UP, Bounded, square_sum
 from ..spec import ERASE_KEY, Delta, Op, Reading, Tensor
-
-ONE = Bounded.exact(np.ones((1, 1, 1, 1)))
 
 
 def step(S, *, q, k, v, beta, scale, convention):
@@ -22,14 +17,12 @@ def step(S, *, q, k, v, beta, scale, convention):
 def lower(x, *, HV, V, convention, **_):
     q, k, v, channels = x["q"], x["k"], x["v"], x["beta"].value.shape[-1]
     beta = x["beta"].fold()
-    b = beta / (ONE + beta * square_sum(k).heads(HV * channels))
+    b = beta / (beta.filled(1.0) + beta * k.square_sum().heads(HV * channels))
     if convention == "paper":
         return Delta(q=q, k=k, e=ERASE_KEY, v=v, b=b.unfold(channels))
     b, key = b.heads(HV * V), k.heads(HV * V)
-    a = ONE - b * (key * key)
-    with np.errstate(divide="ignore"):  # an `a` that rounds to 0 has no relative bound
-        relative = a.error / np.abs(a.value).min(axis=-1) * UP
-    return Delta(q=q, k=k, v=v.fold(), b=b, a=Bounded(a.value, relative), folded=True)
+    a = b.filled(1.0) - b * (key * key)
+    return Delta(q=q, k=k, v=v.fold(), b=b, a=a.relative(), folded=True)
 
 
 OP = Op(

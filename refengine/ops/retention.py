@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..numbers.bounded import U, every_token
 from ..spec import Delta, Op, Reading, Tensor
 
 
@@ -16,10 +15,8 @@ def step(S, *, q, k, v, scale, head):
 
 
 def lower(x, *, HV, **_):
-    B, T, *_ = x["q"].value.shape
-    h = np.arange(HV)
-    kept = 1.0 - np.ldexp(1.0, -(5 + h))  # exact up to head 48, the 53 bits of a double
-    return Delta(q=x["q"], k=x["k"], v=x["v"], a=every_token(kept, np.where(h > 48, U, 0.0), B, T))
+    lost = x["q"].per_head(np.ldexp(1.0, -(5 + np.arange(HV))))
+    return Delta(q=x["q"], k=x["k"], v=x["v"], a=(lost.filled(1.0) - lost).relative())
 
 
 OP = Op(

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..numbers.bounded import decay_first, low_rank
-from ..spec import Delta, Op, Reading, Tensor
+from ..spec import Delta, Op, Reading, Tensor, low_rank
 
 
 def step(S, *, r, w, k, v, a, b, scale):
@@ -16,7 +15,7 @@ def step(S, *, r, w, k, v, a, b, scale):
 def lower(x, **_):
     """Two micro-steps: S <- diag(exp w) S + b (a' S), then S <- S + k v'."""
     k, e, v = low_rank(x["a"], x["b"], x["k"], x["v"])
-    return Delta(q=x["r"], k=k, e=e, v=v, a=decay_first(x["w"], 2), order="pre", micro=2)
+    return Delta(q=x["r"], k=k, e=e, v=v, a=x["w"].decay_first(2), order="pre", micro=2)
 
 
 OP = Op(

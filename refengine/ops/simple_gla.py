@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..numbers.bounded import decay
 from ..spec import Delta, Op, Reading, Tensor
 
 
@@ -15,7 +14,7 @@ def step(S, *, q, k, v, g, scale):
 
 
 def lower(x, **_):
-    return Delta(q=x["q"], k=x["k"], v=x["v"], a=decay(x["g"]))
+    return Delta(q=x["q"], k=x["k"], v=x["v"], a=x["g"].decay())
 
 
 OP = Op(

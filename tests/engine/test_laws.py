@@ -16,7 +16,7 @@ from spanning import case
 
 import refengine
 from refengine import ops
-from refengine.engine import run as running
+from refengine.engine import delta as running
 
 TOKENS = 11
 

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from spanning import case, problem
 
+from refengine.engine.delta import Job
 from refengine.engine.prepare import prepare
-from refengine.engine.run import Job
+from refengine.engine.run import run_all
 from refengine.numbers.bounded import Bounded
 from refengine.spec import ERASE_KEY
 
@@ -37,7 +38,7 @@ def moved(x, rng, operand):
 
 def solved(p, x):
     job = Job(p, x, 1)
-    job.run_all(None)
+    run_all(job, None)
     bound = job.bound[0].transpose(0, 2, 1)
     return job.o, bound, job.final, job.final_bound
 

@@ -1,0 +1,183 @@
+"""The delta family's job: lowered inputs as the kernel takes them, and tasks over (sequence, value head, block of
+columns)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from threading import Event, local
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..kernels import delta as kernel
+from ..numbers.bounded import Bounded
+from ..spec import ERASE_KEY, Delta
+from .plan import Plan, plan
+from .prepare import scale_of
+from .problem import Problem
+from .solution import Answer
+
+SPAN = 2048  # tokens between two looks at the stop flag
+Array = NDArray[Any]
+
+
+def aligned(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    """Zeros whose first entry starts a cache line."""
+    size = int(np.prod(shape)) * dtype.itemsize
+    raw = np.zeros(size + 64, np.uint8)
+    start = -raw.ctypes.data % 64
+    return raw[start : start + size].view(dtype).reshape(shape)
+
+
+@dataclass(frozen=True)
+class Operands:
+    """The lowered inputs as the kernel takes them: C order, one float type for vectors, float64 for gates, every
+    error beside its array."""
+
+    arrays: tuple[Array, ...]  # q k e a v b
+    errors: tuple[Array, ...]  # the same order
+    erase: int
+    pre: bool
+    micro: int
+    wide: bool  # the decay or the erase vector has channels of its own
+
+    @classmethod
+    def of(cls, x: Delta) -> Operands:
+        B, M, HV, _ = x.v.value.shape
+        one = Bounded.exact(np.ones((B, M, 1, 1)))
+        a = one if x.a is None else x.a
+        b = (one if x.b is None else x.b).heads(HV)
+        erase = kernel.NO_ERASE if x.e is None else kernel.ERASE_IS_KEY if x.e is ERASE_KEY else kernel.ERASE
+        e = Bounded.exact(x.k.value) if x.e is None else x.k if x.e is ERASE_KEY else x.e
+        kind = np.dtype(np.float32 if all(y.value.dtype == np.float32 for y in (x.q, x.k, e, x.v)) else np.float64)
+        vectors = {id(y): np.ascontiguousarray(y.value, dtype=kind) for y in (x.q, x.k, e, x.v)}
+        gates = {id(y): np.ascontiguousarray(y.value, dtype=np.float64) for y in (a, b)}
+        order = (x.q, x.k, e, a, x.v, b)
+        arrays = tuple({**vectors, **gates}[id(y)] for y in order)
+        errors = tuple(np.ascontiguousarray(y.error) for y in order)
+        wide = erase == kernel.ERASE or arrays[3].shape[3] > 1
+        return cls(arrays, errors, erase, x.order == "pre", x.micro, wide)
+
+
+class Job:
+    """One problem under way: its operands, its outputs, and the tasks that fill them."""
+
+    def __init__(self, p: Problem, x: Delta, threads: int | None) -> None:
+        self.p = p
+        self.operands = Operands.of(x)
+        self.dtype = np.dtype(p.precision)
+        q, k, _, _, v, _ = self.operands.arrays
+        B, T = q.shape[:2]
+        self.K, self.heads, self.columns = k.shape[3], v.shape[2], v.shape[3]
+        self.lanes = kernel.lanes(self.dtype)
+        self.plan: Plan = plan(p, self.heads, self.columns, self.lanes, threads)
+        N = len(p.segments)
+        self.constants = kernel.constants(*scale_of(p), self.K, self.dtype)
+        self.o = np.empty((B, T, self.heads, self.columns), self.dtype)
+        self.bound = np.zeros((self.plan.blocks, B, self.heads, T), self.dtype)
+        self.final = np.empty((N, self.heads, self.K, self.columns), self.dtype)
+        self.final_bound = np.empty((N, self.heads, self.columns), self.dtype)
+        self.states = np.empty((len(p.states_at), *self.final.shape), self.dtype)
+        self.folded = x.folded
+        self.start = initial(p, x.folded)
+        self.room = local()
+
+    def tasks(self) -> Iterator[tuple[int, int, int]]:
+        """(sequence, head, block), longest sequences first."""
+        order = sorted(range(len(self.p.segments)), key=lambda n: self.p.segments[n][1] - self.p.segments[n][2])
+        return ((n, h, block) for n in order for h in range(self.heads) for block in range(self.plan.blocks))
+
+    def scratch(self) -> tuple[Array, ...]:
+        """This thread's packing room."""
+        if not hasattr(self.room, "arrays"):
+            W, L, d = kernel.WINDOW, self.lanes, self.dtype
+            lines = (6, -(-self.K // 16) * 16)
+            shapes = ((W + 1, kernel.row_length(self.K, self.operands.wide)), lines, (W, kernel.SLOTS), *[(W, L)] * 7)
+            self.room.arrays = tuple(aligned(shape, d) for shape in shapes)
+        arrays: tuple[Array, ...] = self.room.arrays
+        return arrays
+
+    def run(self, task: tuple[int, int, int], stop: Event, done: Callable[[int], None]) -> None:
+        """One task from the initial to the final state."""
+        n, h, block = task
+        row, t0, t1 = self.p.segments[n]
+        tiles = -(-self.columns // self.lanes)
+        left = tiles * block // self.plan.blocks
+        count = tiles * (block + 1) // self.plan.blocks - left
+        first, last = left * self.lanes, min((left + count) * self.lanes, self.columns)
+        S = aligned((count, self.K, self.lanes), self.dtype)
+        N, E = aligned((count, self.lanes), self.dtype), aligned((count, self.lanes), self.dtype)
+        if self.start is not None:
+            part = np.ascontiguousarray(self.start[n, h, :, first:last])
+            cast = self.constants[2] * (part.itemsize > self.dtype.itemsize)
+            kernel.enter(part, S, N, E, self.constants[4], self.constants[6], cast)
+        micro = self.operands.micro
+        heads = tuple(h // (self.heads // x.shape[2]) for x in self.operands.arrays[:5])
+        stops = sorted({t0, t1, *(t0 + t for t in self.p.states_at), *range(t0, t1, SPAN)})
+        wanted = {t0 + t for t in self.p.states_at}
+        arrays, room = (*self.operands.arrays, *self.operands.errors), self.scratch()
+        rule = (micro, self.operands.pre, self.operands.erase, self.operands.wide)
+        for i, t in enumerate(stops):
+            if stop.is_set():
+                return
+            if t in wanted:
+                at_t = [j for j, after in enumerate(self.p.states_at) if t0 + after == t]
+                self.states[at_t, n, h, :, first:last] = self.columns_of(S, E, last - first)[0]
+            if t == t1:
+                break
+            place = (row, t * micro, stops[i + 1] * micro, t0 * micro, first)
+            kernel.run(place, heads, *arrays, S, N, E, self.o, self.bound[block, row, h], room, rule, self.constants)
+            done((stops[i + 1] - t) * (last - first))
+        self.final[n, h, :, first:last], self.final_bound[n, h, first:last] = self.columns_of(S, E, last - first)
+
+    def columns_of(self, S: Array, E: Array, width: int) -> tuple[Array, Array]:
+        """The state [K, width] in a block's tiles, and its error bound [width]."""
+        state, wrong = np.empty((self.K, width), self.dtype), np.empty(width, self.dtype)
+        kernel.leave(S, E, state, wrong)
+        return state, wrong
+
+    def compile(self) -> None:
+        """Have the kernel compiled here, where Ctrl-C is heard, by asking it for no tokens."""
+        rule = (self.operands.micro, self.operands.pre, self.operands.erase, self.operands.wide)
+        S, N = aligned((0, self.K, self.lanes), self.dtype), aligned((0, self.lanes), self.dtype)
+        nothing, nowhere = (0, 0, 0, 0, 0), np.zeros(0, self.dtype)
+        arrays = (*self.operands.arrays, *self.operands.errors, S, N, N)
+        kernel.run(nothing, nothing, *arrays, self.o, nowhere, self.scratch(), rule, self.constants)
+
+    @property
+    def work(self) -> int:
+        tokens = sum(t1 - t0 for _, t0, t1 in self.p.segments)
+        return int(tokens * self.heads * self.columns)
+
+    def answer(self) -> Answer:
+        o, o_bound = self.o, self.bound.max(axis=0, initial=0.0).transpose(0, 2, 1)
+        final, final_bound, states = self.final, self.final_bound, self.states
+        if self.folded:
+            HV, V = self.p.sizes["HV"], self.p.sizes["V"]
+            o, o_bound = o.reshape(*o.shape[:2], HV, V), o_bound.reshape(*o.shape[:2], HV, V).max(axis=-1)
+            final, states = unfolded(final, HV, V), unfolded(states, HV, V)
+            final_bound = final_bound.reshape(-1, HV, V)
+        certain_o = certain(o_bound, True)  # what is read is part of its own bound
+        certain_state = certain(final_bound, np.isfinite(final).all(axis=2))
+        return Answer(o, certain_o, (final,), (certain_state,), (states,), "rigorous (running bound)")
+
+
+def initial(p: Problem, folded: bool) -> Array | None:
+    """The initial state, value channels as heads where the lowering made them so."""
+    if p.initial_state is None or not folded:
+        return p.initial_state
+    N, HV, K, V = p.initial_state.shape
+    return np.ascontiguousarray(p.initial_state.transpose(0, 1, 3, 2)).reshape(N, HV * V, K, 1)
+
+
+def unfolded(states: Array, HV: int, V: int) -> Array:
+    """[..., HV * V, K, 1] as [..., HV, K, V]."""
+    before, K = states.shape[:-3], states.shape[-2]
+    return np.ascontiguousarray(np.swapaxes(states.reshape(*before, HV, V, K), -1, -2))
+
+
+def certain(bound: Array, finite: Any) -> Array:
+    """The bound, infinite where the answer is not finite or the bound itself broke down."""
+    return np.where(np.isfinite(bound) & finite, bound, np.inf).astype(bound.dtype)
