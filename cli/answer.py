@@ -86,6 +86,7 @@ def metadata_of(question: Question, solution: Solution, source: Path) -> dict[st
 
 def tensors_of(solution: Solution) -> dict[str, NDArray[Any]]:
     tensors = {"o": solution.o, **solution.finals}
+    tensors |= {f"{name}.lo": low for name, low in solution.low.items()}
     tensors |= {f"{name}.bound": bound for name, bound in solution.bound.items()}
     if solution.states is not None:
         several = solution.states if isinstance(solution.states, tuple) else (solution.states,)

@@ -39,7 +39,7 @@ FLAGS = {"tie_values", "use_qk_l2norm", "allow_neg_eigval", "allow_nonfinite"}
 @click.option("--allow-neg-eigval/--no-allow-neg-eigval", default=None, help="beta = 2 sigmoid(beta_logits).")
 @click.option("--allow-nonfinite/--no-allow-nonfinite", default=None, help="Take NaN and infinities as they come.")
 @click.option("--states-at", metavar="T,T,...", help="Also write the state after so many tokens of each sequence.")
-@click.option("--precision", metavar="float64|float32", help="Of the recurrence; float64 if not given.")
+@click.option("--precision", metavar="float64|float32|certified", help="Of the recurrence; float64 if not given.")
 @click.option("--device", metavar="cpu", help="Where it runs.")
 @click.option("--form", metavar="auto|recurrent", help="How it is computed.")
 @click.option("--set", "assignments", metavar="NAME=VALUE", multiple=True, help="Any setting, as in a file's metadata.")
@@ -114,6 +114,9 @@ def report(goal: Path, asked: question.Question, solution: refengine.Solution, a
     click.echo(str(goal))
     for name, q in outputs.items():
         click.echo(f"  {name:11}  {q['shape']} {q['dtype']}, {bound_text(q)}")
+    if "correctly_rounded" in solution.info:
+        counted = solution.info["correctly_rounded"]
+        click.echo(f"  {counted['proved']} of {counted['proved'] + counted['not_proved']} proved correctly rounded")
     threads = "1 thread" if solution.info["threads"] == 1 else f"{solution.info['threads']} threads"
     click.echo(f"  {asked.op.name} solved in {seconds:.3f} s on {threads}")
 

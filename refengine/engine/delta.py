@@ -43,18 +43,22 @@ class Operands:
     micro: int
     wide: bool  # the decay or the erase vector has channels of its own
 
+    @staticmethod
+    def order(x: Delta) -> tuple[Bounded, ...]:
+        """q k e a v b, every one there."""
+        B, M, HV, _ = x.v.value.shape
+        one = x.v.exact(np.ones((B, M, 1, 1)))
+        e = x.k.exact(x.k.value) if x.e is None else x.k if x.e is ERASE_KEY else x.e
+        return x.q, x.k, e, one if x.a is None else x.a, x.v, (one if x.b is None else x.b).heads(HV)
+
     @classmethod
     def of(cls, x: Delta) -> Operands:
-        B, M, HV, _ = x.v.value.shape
-        one = Bounded.exact(np.ones((B, M, 1, 1)))
-        a = one if x.a is None else x.a
-        b = (one if x.b is None else x.b).heads(HV)
+        order = cls.order(x)
+        _, _, e, a, _, b = order
         erase = kernel.NO_ERASE if x.e is None else kernel.ERASE_IS_KEY if x.e is ERASE_KEY else kernel.ERASE
-        e = Bounded.exact(x.k.value) if x.e is None else x.k if x.e is ERASE_KEY else x.e
         kind = np.dtype(np.float32 if all(y.value.dtype == np.float32 for y in (x.q, x.k, e, x.v)) else np.float64)
         vectors = {id(y): np.ascontiguousarray(y.value, dtype=kind) for y in (x.q, x.k, e, x.v)}
         gates = {id(y): np.ascontiguousarray(y.value, dtype=np.float64) for y in (a, b)}
-        order = (x.q, x.k, e, a, x.v, b)
         arrays = tuple({**vectors, **gates}[id(y)] for y in order)
         errors = tuple(np.ascontiguousarray(y.error) for y in order)
         wide = erase == kernel.ERASE or arrays[3].shape[3] > 1
@@ -67,7 +71,7 @@ class Job:
     def __init__(self, p: Problem, x: Delta, threads: int | None) -> None:
         self.p = p
         self.operands = Operands.of(x)
-        self.dtype = np.dtype(p.precision)
+        self.dtype = np.dtype(np.float32 if p.precision == "float32" else np.float64)
         q, k, _, _, v, _ = self.operands.arrays
         B, T = q.shape[:2]
         self.K, self.heads, self.columns = k.shape[3], v.shape[2], v.shape[3]
@@ -107,44 +111,60 @@ class Job:
         left = tiles * block // self.plan.blocks
         count = tiles * (block + 1) // self.plan.blocks - left
         first, last = left * self.lanes, min((left + count) * self.lanes, self.columns)
-        S = aligned((count, self.K, self.lanes), self.dtype)
-        N, E = aligned((count, self.lanes), self.dtype), aligned((count, self.lanes), self.dtype)
-        if self.start is not None:
-            part = np.ascontiguousarray(self.start[n, h, :, first:last])
-            cast = self.constants[2] * (part.itemsize > self.dtype.itemsize)
-            kernel.enter(part, S, N, E, self.constants[4], self.constants[6], cast)
+        state = self.enter(count, None if self.start is None else self.start[n, h, :, first:last])
         micro = self.operands.micro
         heads = tuple(h // (self.heads // x.shape[2]) for x in self.operands.arrays[:5])
         stops = sorted({t0, t1, *(t0 + t for t in self.p.states_at), *range(t0, t1, SPAN)})
         wanted = {t0 + t for t in self.p.states_at}
-        arrays, room = (*self.operands.arrays, *self.operands.errors), self.scratch()
-        rule = (micro, self.operands.pre, self.operands.erase, self.operands.wide)
         for i, t in enumerate(stops):
             if stop.is_set():
                 return
             if t in wanted:
                 at_t = [j for j, after in enumerate(self.p.states_at) if t0 + after == t]
-                self.states[at_t, n, h, :, first:last] = self.columns_of(S, E, last - first)[0]
+                self.states[at_t, n, h, :, first:last] = self.columns_of(state, last - first)[0]
             if t == t1:
                 break
             place = (row, t * micro, stops[i + 1] * micro, t0 * micro, first)
-            kernel.run(place, heads, *arrays, S, N, E, self.o, self.bound[block, row, h], room, rule, self.constants)
+            self.advance(place, heads, state, self.bound[block, row, h])
             done((stops[i + 1] - t) * (last - first))
-        self.final[n, h, :, first:last], self.final_bound[n, h, first:last] = self.columns_of(S, E, last - first)
+        self.leave(n, h, slice(first, last), state)
 
-    def columns_of(self, S: Array, E: Array, width: int) -> tuple[Array, Array]:
+    @property
+    def rule(self) -> tuple[int, bool, int, bool]:
+        return self.operands.micro, self.operands.pre, self.operands.erase, self.operands.wide
+
+    def enter(self, tiles: int, start: Array | None) -> tuple[Array, ...]:
+        """A block's tiles, from zeros or from columns [K, width] of the initial state; bounds on their columns' norms
+        and errors."""
+        S = aligned((tiles, self.K, self.lanes), self.dtype)
+        N, E = aligned((tiles, self.lanes), self.dtype), aligned((tiles, self.lanes), self.dtype)
+        if start is not None:
+            part = np.ascontiguousarray(start)
+            cast = self.constants[2] * (part.itemsize > self.dtype.itemsize)
+            kernel.enter(part, S, N, E, self.constants[4], self.constants[6], cast)
+        return S, N, E
+
+    def advance(self, place: tuple[int, ...], heads: tuple[int, ...], state: tuple[Array, ...], bound: Array) -> None:
+        """A block's tiles through some tokens."""
+        arrays = (*self.operands.arrays, *self.operands.errors)
+        kernel.run(place, heads, *arrays, *state, self.o, bound, self.scratch(), self.rule, self.constants)
+
+    def leave(self, n: int, h: int, columns: slice, state: tuple[Array, ...]) -> None:
+        """The final state of a block."""
+        found = self.columns_of(state, columns.stop - columns.start)
+        self.final[n, h, :, columns], self.final_bound[n, h, columns] = found
+
+    def columns_of(self, state: tuple[Array, ...], width: int) -> tuple[Array, Array]:
         """The state [K, width] in a block's tiles, and its error bound [width]."""
-        state, wrong = np.empty((self.K, width), self.dtype), np.empty(width, self.dtype)
-        kernel.leave(S, E, state, wrong)
-        return state, wrong
+        S, _, E = state
+        columns, wrong = np.empty((self.K, width), self.dtype), np.empty(width, self.dtype)
+        kernel.leave(S, E, columns, wrong)
+        return columns, wrong
 
     def compile(self) -> None:
         """Have the kernel compiled here, where Ctrl-C is heard, by asking it for no tokens."""
-        rule = (self.operands.micro, self.operands.pre, self.operands.erase, self.operands.wide)
-        S, N = aligned((0, self.K, self.lanes), self.dtype), aligned((0, self.lanes), self.dtype)
-        nothing, nowhere = (0, 0, 0, 0, 0), np.zeros(0, self.dtype)
-        arrays = (*self.operands.arrays, *self.operands.errors, S, N, N)
-        kernel.run(nothing, nothing, *arrays, self.o, nowhere, self.scratch(), rule, self.constants)
+        nothing = (0, 0, 0, 0, 0)
+        self.advance(nothing, nothing, self.enter(0, None), np.zeros(0, self.dtype))
 
     @property
     def work(self) -> int:

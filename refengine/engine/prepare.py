@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..frontend.gates import log_decay, step_size
+from ..frontend.gates import log_decay, log_decay_doubled, step_size, step_size_doubled
 from ..frontend.pairing import pair
 from ..numbers.bounded import Bounded
+from ..numbers.doubled import Doubled
 from ..spec import Tensor
 from .problem import Problem
 
@@ -26,33 +27,36 @@ def rank4(tensor: Tensor, array: Array) -> Array:
     return array[..., None] if array.ndim == 3 else array
 
 
-def through_pairing(p: Problem, name: str, array: Array, pasts: dict[str, Array]) -> Bounded:
+def through_pairing(p: Problem, name: str, array: Array, pasts: dict[str, Array], number: type[Bounded]) -> Bounded:
     """Shift and convolution; entries of one token (DeltaProduct) are so many more heads of it."""
     if name not in p.pairing:
-        return Bounded.exact(array)
+        return number.exact(array)
     D = array.shape[3]
     heads = p.pairing[name].past.shape[2] // D
-    out, left = pair(array.reshape(array.shape[0], p.sizes["T"], heads, D), p.pairing[name], p.segments)
+    out, left = pair(array.reshape(array.shape[0], p.sizes["T"], heads, D), p.pairing[name], p.segments, number)
     pasts[name] = left.transpose(0, 2, 1)
-    return Bounded(out.value.reshape(array.shape), out.error.reshape(array.shape[:3]))
+    return out.shaped(lambda part: part.reshape(array.shape), out.error.reshape(array.shape[:3]))
 
 
 def prepare(p: Problem) -> tuple[Any, dict[str, Array]]:
     """The family's inputs, and the tokens each paired tensor carries on to the next call."""
     pasts: dict[str, Array] = {}
+    doubled = p.precision == "certified"
+    number = Doubled if doubled else Bounded
     inputs: dict[str, Bounded | None] = {}
     for tensor in p.op.inputs:
         array = p.tensors.get(tensor.name)
-        inputs[tensor.name] = None if array is None else through_pairing(p, tensor.name, rank4(tensor, array), pasts)
-        bounded = inputs[tensor.name]
+        bounded = None if array is None else through_pairing(p, tensor.name, rank4(tensor, array), pasts, number)
+        inputs[tensor.name] = bounded
         if p.norm is not None and bounded is not None and tensor.role in ("query", "key"):
             inputs[tensor.name] = p.norm(bounded)
     if p.gate is not None:
         a = p.gate.a if p.gate.a.ndim == 4 else p.gate.a[..., None]
-        inputs[p.op.role("decay")[0].name] = log_decay(a, p.gate.A_log, p.gate.dt_bias, p.gate.lower_bound)
+        gates = log_decay_doubled if doubled else log_decay
+        inputs[p.op.role("decay")[0].name] = gates(a, p.gate.A_log, p.gate.dt_bias, p.gate.lower_bound)
     if p.beta_logits is not None:
         logits = rank4(p.op.tensor("beta"), p.beta_logits)
-        inputs["beta"] = step_size(logits, p.allow_neg_eigval)
+        inputs["beta"] = (step_size_doubled if doubled else step_size)(logits, p.allow_neg_eigval)
     known: dict[str, Any] = {"convention": p.convention, **p.sizes, **p.options}
     return p.op.lower(inputs, **known), pasts
 

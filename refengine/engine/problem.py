@@ -48,7 +48,7 @@ class Asked:
     allow_nonfinite: bool = False
 
 
-PRECISIONS = ("float64", "float32")
+PRECISIONS = ("float64", "float32", "certified")
 DEVICES = ("cpu",)
 FORMS = ("auto", "recurrent")
 

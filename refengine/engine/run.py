@@ -9,7 +9,9 @@ from importlib import import_module
 from threading import Event, Lock
 from typing import Any, Protocol
 
+from ..errors import InputError
 from ..spec import Delta
+from .certified import correctly_rounded, of_the_high_part
 from .plan import Plan
 from .prepare import prepare
 from .problem import Problem
@@ -17,6 +19,7 @@ from .solution import Answer, Solution
 
 Progress = Callable[[int, int], None]
 FAMILIES: dict[type, str] = {Delta: ".delta"}  # where the `Job` of what an op lowers to is
+CERTIFIED: dict[type, str] = {Delta: ".certified"}  # and where in double-double
 
 
 class Job(Protocol):
@@ -74,7 +77,11 @@ def execute(p: Problem, threads: int | None = None, progress: Progress | None = 
     clock = time.perf_counter()
     lowered, pasts = prepare(p)
     prepared = time.perf_counter()
-    job: Job = import_module(FAMILIES[type(lowered)], __package__).Job(p, lowered, threads)
+    certified = p.precision == "certified"
+    homes = CERTIFIED if certified else FAMILIES
+    if type(lowered) not in homes:
+        raise InputError(f"{p.op.name} has no precision 'certified' yet; 'float64' carries a bound too.")
+    job: Job = import_module(homes[type(lowered)], __package__).Job(p, lowered, threads)
     run_all(job, progress)
     found = job.answer()
     names = p.op.final_names()
@@ -86,12 +93,24 @@ def execute(p: Problem, threads: int | None = None, progress: Progress | None = 
         "seconds_front_end": prepared - clock,
         "certificate": found.certificate,
     }
+    finals = dict(zip(names, found.final, strict=True))
+    bound = {"o": found.o_bound, **dict(zip(names, found.final_bound, strict=True))}
+    low = dict(zip(bound, found.low, strict=True)) if certified else {}
+    if certified:
+        outputs = {"o": (found.o, low["o"], found.o_bound[..., None])}
+        outputs |= {
+            n: (x, low[n], b[:, :, None]) for n, x, b in zip(names, found.final, found.final_bound, strict=True)
+        }
+        ran["correctly_rounded"] = correctly_rounded(outputs)
+        alone = {n: of_the_high_part(low[n], b, -1 if n == "o" else -2) for n, b in bound.items()}
+        bound = alone | {f"{n}.lo": b for n, b in bound.items()}
     return Solution(
         o=found.o,
         final_state=found.final[0] if len(names) == 1 else found.final,
-        bound={"o": found.o_bound, **dict(zip(names, found.final_bound, strict=True))},
+        bound=bound,
         states=None if not p.states_at else found.states[0] if len(names) == 1 else found.states,
         pairing_state=pasts,
-        finals=dict(zip(names, found.final, strict=True)),
+        finals=finals,
+        low=low,
         info=p.conventions() | ran,
     )

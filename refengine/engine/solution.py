@@ -20,6 +20,7 @@ class Answer:
     final_bound: tuple[NDArray[Any], ...]
     states: tuple[NDArray[Any], ...]
     certificate: str  # what kind of bound it is
+    low: tuple[NDArray[Any], ...] = ()  # in double-double: the low parts of o and of each final state
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,11 @@ class Solution:
     pairing_state: for each shifted or convolved tensor the tokens [N, channels, width - 1 + shift] that the next call
     takes as `Conv.state` or `pairing_state`. info: how it ran.
 
+    With precision="certified": low["o"] and low["final_state"] are what the exact answer has beyond o and final_state,
+    to about another 50 bits; bound["o.lo"] and bound["final_state.lo"] bound the sums o + low["o"] and so on, as
+    bound["o"] and bound["final_state"] still do o and final_state alone. info["correctly_rounded"] says how many
+    elements of them are proved to be the float64 nearest to the exact answer.
+
     Where an op carries several states (`refengine ops NAME`), final_state and states are tuples in that order, and
     their bounds are bound["final_state.NAME"]; where it carries none, the tuple is empty. finals: the final states by
     those names.
@@ -44,6 +50,7 @@ class Solution:
     states: Any = None
     pairing_state: dict[str, NDArray[np.float64]] = field(default_factory=dict)
     finals: dict[str, NDArray[Any]] = field(default_factory=dict)
+    low: dict[str, NDArray[np.float64]] = field(default_factory=dict)
     info: dict[str, Any] = field(default_factory=dict)
 
     def worst(self, name: str = "o") -> float:

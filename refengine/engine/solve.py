@@ -73,7 +73,8 @@ def solve(
         Instead of g: `Gate(a, A_log, dt_bias, lower_bound)`. Instead of beta: its logits; beta = sigmoid, doubled
         with allow_neg_eigval.
     precision
-        "float64", or "float32": the same recurrence in float32 from inputs rounded once, with its own bound.
+        "float64"; "float32": the same recurrence in float32 from inputs rounded once, with its own bound; "certified":
+        in double-double, about a hundred bits, and rounded to float64 at the end (`Solution.low` has the rest).
     convention
         Where official codes disagree: one of the op's named presets. None: its first.
     states_at

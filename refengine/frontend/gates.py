@@ -1,6 +1,6 @@
 """Gates from their raw parameters, as layers compute them before the op.
 
-Every elementary function is within one ulp (kernels/_math.py). With x = a + dt_bias, |dx| <= u |x|:
+In float64 every elementary function is within one ulp (kernels/_math.py). With x = a + dt_bias, |dx| <= u |x|:
 
     softplus form   g = -exp(A_log) softplus(x)             relative error <= (|x| + 7) u, as sigmoid(x) <= softplus(x)
     bounded form    g = lower_bound sigmoid(exp(A_log) x)   relative error <= (5 |exp(A_log) x| + 5) u
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from ..kernels import elementwise
 from ..numbers.bounded import TINY, UP, Array, Bounded, U, apply, row_norm
+from ..numbers.doubled import Doubled
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,24 @@ def log_decay(a: NDArray[Any], A_log: Array | None, dt_bias: Array | None, lower
     return Bounded(value, row_norm(value * (relative * U)) * UP + under * value.shape[-1])
 
 
+def log_decay_doubled(
+    a: NDArray[Any], A_log: Array | None, dt_bias: Array | None, lower_bound: float | None
+) -> Doubled:
+    """The same in double-double."""
+    x = Doubled.exact(a) if dt_bias is None else Doubled.exact(a) + Doubled.exact(dt_bias[None, None])
+    factor = Doubled.exact(np.zeros((1, 1, 1, 1)) if A_log is None else A_log[None, None, :, None]).exp()
+    if lower_bound is None:
+        return -(factor * x.softplus())
+    return x.filled(lower_bound) * (factor * x).sigmoid()
+
+
 def step_size(logits: NDArray[Any], allow_neg_eigval: bool) -> Bounded:
     """beta = sigmoid(logits), doubled where negative eigenvalues are allowed."""
     value = apply(elementwise.sigmoid, logits) * (2.0 if allow_neg_eigval else 1.0)
     return Bounded(value, row_norm(value) * 2 * U * UP + TINY)
+
+
+def step_size_doubled(logits: NDArray[Any], allow_neg_eigval: bool) -> Doubled:
+    """The same in double-double."""
+    value = Doubled.exact(logits).sigmoid()
+    return value * value.filled(2.0) if allow_neg_eigval else value

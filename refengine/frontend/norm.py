@@ -9,6 +9,7 @@ import numpy as np
 from ..errors import InputError, nearest
 from ..kernels import elementwise, norm
 from ..numbers.bounded import Bounded
+from ..numbers.doubled import Doubled
 
 PLACES = {"inside": norm.INSIDE, "outside": norm.OUTSIDE, "max": norm.MAX}
 
@@ -32,6 +33,12 @@ class L2Norm:
             raise InputError(f"The eps of l2norm is {self.eps}; it must be finite, and at least 1e-140.")
 
     def __call__(self, x: Bounded) -> Bounded:
+        if isinstance(x, Doubled):
+            size = x.square_sum()
+            if self.place == "inside":
+                return x / (size + size.filled(self.eps)).root()
+            length = size.root()
+            return x / (length + length.filled(self.eps) if self.place == "outside" else length.at_least(self.eps))
         rows = np.ascontiguousarray(x.value, dtype=np.float64).reshape(-1, x.value.shape[-1])
         squares, y, dy = np.empty(len(rows)), np.empty_like(rows), np.empty(len(rows))
         elementwise.square_sums(rows, squares)

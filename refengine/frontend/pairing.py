@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from ..kernels import conv as kernel
 from ..numbers.bounded import Bounded
+from ..numbers.doubled import Doubled
 
 Segment = tuple[int, int, int]  # (row of the batch, first token, one past the last)
 
@@ -50,11 +51,29 @@ class Paired:
     past: NDArray[np.float64]
 
 
-def pair(x: NDArray[Any], rule: Paired, segments: Sequence[Segment]) -> tuple[Bounded, NDArray[np.float64]]:
+def convolve_doubled(early: NDArray[np.float64], rule: Paired, heads: int) -> Doubled:
+    """`Conv` in double-double, of one sequence [T + W - 1, C] that begins W - 1 tokens early: [1, T, heads, D]."""
+    assert rule.weight is not None and rule.bias is not None
+    W, C = rule.weight.shape
+
+    def exact(x: NDArray[np.float64]) -> Doubled:
+        return Doubled.exact(x.reshape(1, -1, heads, C // heads))
+
+    T = len(early) - W + 1
+    z = exact(np.repeat(rule.bias[None], T, axis=0))
+    for i in range(W):
+        z = z + exact(rule.weight[i]) * exact(early[i : i + T])
+    z = z * z.sigmoid() if rule.silu else z
+    return z + exact(early[W - 1 :]) if rule.residual else z
+
+
+def pair(
+    x: NDArray[Any], rule: Paired, segments: Sequence[Segment], number: type[Bounded] = Bounded
+) -> tuple[Bounded, NDArray[np.float64]]:
     """Shifted and convolved x [B, T, heads, D], and the tokens [N, P, C] that the next call needs before it."""
     B, T, H, D = x.shape
     flat = np.ascontiguousarray(x, dtype=np.float64).reshape(B, T, H * D)
-    y, error = np.empty_like(flat), np.zeros((B, T, H))
+    y, low, error = np.empty_like(flat), np.zeros_like(flat), np.zeros((B, T, H))
     left = np.empty_like(rule.past)
     scratch = np.empty((2, H * D))
     for n, (b, t0, t1) in enumerate(segments):
@@ -63,8 +82,13 @@ def pair(x: NDArray[Any], rule: Paired, segments: Sequence[Segment]) -> tuple[Bo
         early = early[: len(early) - rule.shift]
         if rule.weight is None:
             y[b, t0:t1] = early
+        elif number is Doubled:
+            z = convolve_doubled(early, rule, H)
+            y[b, t0:t1], low[b, t0:t1] = (part.reshape(-1, H * D) for part in z.parts)
+            error[b, t0:t1] = z.error[0]
         else:
             kernel.short_conv(
                 early, rule.weight, rule.bias, rule.silu, rule.residual, y[b, t0:t1], error[b, t0:t1], scratch
             )
-    return Bounded(y.reshape(x.shape), error), left
+    parts = (y, low) if number is Doubled else (y,)
+    return number.of(tuple(part.reshape(x.shape) for part in parts), error), left

@@ -13,31 +13,9 @@ elsewhere assume one whole ulp, 2 u. Results below 2^-1022 are rounded twice and
 
 from __future__ import annotations
 
+from ._dd import LN2_A, LN2_B, LN2_C, ONE_OVER_LN2, SHIFT, fast_two_sum, two_sum
 from ._jit import inline
 from ._simd import fma, power_of_two, split_exponent, sqrt
-
-SHIFT = 6755399441055744.0  # 1.5 * 2^52: adding and subtracting it rounds to an integer
-ONE_OVER_LN2 = 1.4426950408889634
-LN2_A, LN2_B, LN2_C = (
-    0.6931471805592082,
-    7.371002565167799e-13,
-    1.94704509238075e-31,
-)  # the first has 40 bits: n LN2_A is exact
-
-
-@inline
-def fast_two_sum(a, b):
-    """a + b = high + low exactly, for |a| >= |b|."""
-    high = a + b
-    return high, b - (high - a)
-
-
-@inline
-def two_sum(a, b):
-    """a + b = high + low exactly."""
-    high = a + b
-    c = high - a
-    return high, (a - (high - c)) + (b - c)
 
 
 @inline

@@ -33,6 +33,7 @@ def _vector_bytes() -> int:
 
 
 BYTES = _vector_bytes()
+HALF = BYTES // 2  # for kernels with twice the live values
 BLOCK = 64
 
 
@@ -77,6 +78,12 @@ def _load(vec: Vec, array: Any) -> Any:
 def load(typing: Any, array: Any, index: Any) -> Any:
     """The lanes of a contiguous array from flat `index` on."""
     return _load(Vec(array.dtype), array)
+
+
+@intrinsic
+def load_half(typing: Any, array: Any, index: Any) -> Any:
+    """Half as many lanes as `load`."""
+    return _load(Vec(array.dtype, HALF), array)
 
 
 @intrinsic
@@ -160,6 +167,12 @@ def splat(typing: Any, x: Any) -> Any:
     return vec(x), lambda context, builder, sig, args: _spread(builder, vec, args[0])
 
 
+@intrinsic
+def splat_half(typing: Any, x: Any) -> Any:
+    """One number in every lane of half as many."""
+    return Vec(x, HALF)(x), lambda context, builder, sig, args: _spread(builder, sig.return_type, args[0])
+
+
 def _reduce(name: str, start: bool) -> Any:
     """Code that folds the lanes by `llvm.vector.reduce.NAME`; without fast-math flags a sum goes lane by lane in
     order."""
@@ -211,7 +224,19 @@ def _binary(code: Any) -> Any:
     return intrinsic(lambda typing, x, y: (x(x, x), code))
 
 
-fma = intrinsic(lambda typing, x, y, z: (x(x, x, x), _call("fma")))  # x y + z, rounded once
+@intrinsic
+def fma(typing: Any, x: Any, y: Any, z: Any) -> Any:
+    """x y + z, rounded once; a number stands for a vector of it beside one."""
+    kind = next((k for k in (x, y, z) if isinstance(k, Vec)), x)
+    fused = _call("fma")
+
+    def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        wide = [a if k == kind else _spread(builder, kind, a) for k, a in zip(sig.args, args, strict=True)]
+        return fused(context, builder, sig, wide)
+
+    return kind(x, y, z), code
+
+
 sqrt = _unary(_call("sqrt"))
 absolute = _unary(_call("fabs"))
 maximum = _binary(_call("maximum"))  # NaN if either is NaN
@@ -272,3 +297,14 @@ for _symbol, _name in (
     (operator.truediv, "fdiv"),
 ):
     _operator(_symbol, _name)
+
+
+@infer_global(operator.neg)
+class _Negation(AbstractTemplate):  # type: ignore[misc]
+    def generic(self, args: Any, kws: Any) -> Any:
+        return signature(args[0], args[0]) if isinstance(args[0], Vec) else None
+
+
+@lower_builtin(operator.neg, Vec)
+def _negate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+    return builder.fneg(args[0])

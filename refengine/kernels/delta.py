@@ -276,8 +276,9 @@ def extent(x, channels):
 
 
 @inline
-def step_slots(w, k, e, a, channels, bounds, pre, erase, u, cast, cast_gate, tau):
-    """The slots of one micro-step, in float64. `cast` is the rounding of q, k, e, v on entry (0 if exact),
+def step_slots(w, k, e, a, channels, bounds, pre, erase, u, unit, sums, cast, cast_gate, tau):
+    """The slots of one micro-step, in float64. The bound's own arithmetic rounds by `u`, one operation of the
+    recurrence by `unit`, one of its sums by `sums`; `cast` is the rounding of q, k, e, v on entry (0 if exact),
     `cast_gate` that of a, b."""
     dk, de, da, dv, db = bounds
     many = (k.size + 8) * 2.0 * u  # over the roundings here, of sums above all, and of a slot to the kernel's type
@@ -306,13 +307,13 @@ def step_slots(w, k, e, a, channels, bounds, pre, erase, u, cast, cast_gate, tau
         moved = 0.0 if still else da * size
     norms = (nk + dk) * (ne + de)
     w[SIZE_A] = up if still else (size * (1.0 + da) + tau) * up
-    w[MU] = 0.0 if still else (u + da * (1.0 + u)) * up
+    w[MU] = 0.0 if still else (unit + da * (1.0 + u)) * up
     w[MINUS_K_E] = -ke
     w[TWO_A0] = 2.0 * centre
     w[SIDE] = (np.sqrt(gram) + floor) * up
     w[PER_B] = (0.5 * nk * ne + (nk + dk) * de + dk * ne + (many + cast_gate) * norms + 2.0 * tau) * up
     w[REST] = (floor + spread + db * norms + moved + many * (abs(centre) + spread)) * up
-    w[PREDICT] = ((k.size // 4 + 3) * u * up * ne + de) * up
+    w[PREDICT] = (sums * up * ne + de) * up
     w[DV] = dv * up
     w[CAST_V] = cast * up
     w[DB] = db * up
@@ -322,12 +323,12 @@ def step_slots(w, k, e, a, channels, bounds, pre, erase, u, cast, cast_gate, tau
 
 
 @inline
-def read_slots(w, q, dq, u, cast, tau):
+def read_slots(w, q, dq, u, sums, cast, tau):
     """The slots of one read-out."""
     up = (1.0 + (q.size + 8) * 2.0 * u) * (1.0 + 64.0 * u)
     nq = (np.sqrt(dot(q, q)) + np.sqrt(tau) * 1.01) * up
     dq += cast * nq + tau
-    w[READ] = ((q.size // 4 + 3) * u * up * nq + dq) * up
+    w[READ] = (sums * up * nq + dq) * up
     w[Q_NORM] = (nq + dq) * up
 
 
@@ -406,6 +407,7 @@ def prepare(place, heads, q, k, e, a, dq, dk, de, da, dv, db, x, lines, slots, s
     K, P, R = k.shape[3], lines.shape[1], x.shape[1]
     half = 2 * ((K + 3) // 4 * 4)
     u, tau = np.float64(numbers[2]), np.float64(numbers[3])
+    sums = (P // 4 + 3) * u
     zero = numbers[2] - numbers[2]
     cast = u if k.itemsize > x.itemsize else 0.0
     cast_gate = u if a.itemsize > x.itemsize else 0.0
@@ -423,10 +425,25 @@ def prepare(place, heads, q, k, e, a, dq, dk, de, da, dv, db, x, lines, slots, s
             widen(e, batch, t, he, lines, 5)
         line = new if erase == ERASE_IS_KEY else 5
         bounds = (dk[batch, t, hk], de[batch, t, he], da[batch, t, ha], dv[batch, t, hv], db[batch, t, hv])
-        step_slots(slots[j], lines[new], lines[line], lines[4], a.shape[3], bounds, pre, erase, u, cast, cast_gate, tau)
+        step_slots(
+            slots[j],
+            lines[new],
+            lines[line],
+            lines[4],
+            a.shape[3],
+            bounds,
+            pre,
+            erase,
+            u,
+            u,
+            sums,
+            cast,
+            cast_gate,
+            tau,
+        )
         if (start - begin + j + 1) % micro == 0:
             widen(q, batch, t // micro, hq, lines, new + 1)
-            read_slots(slots[j], lines[new + 1], dq[batch, t // micro, hq], u, cast, tau)
+            read_slots(slots[j], lines[new + 1], dq[batch, t // micro, hq], u, sums, cast, tau)
         else:
             fill(lines, new + 1, zero)
         lay(lines, old, old + 1, x, j * R, K)

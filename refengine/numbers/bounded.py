@@ -12,8 +12,9 @@ Every bound is multiplied by UP, more than the roundings of its own evaluation; 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,6 +54,9 @@ def apply(function: Any, x: NDArray[Any]) -> Array:
     return y.reshape(x.shape)
 
 
+Parts = tuple[Array, ...]
+
+
 @dataclass(frozen=True)
 class Bounded:
     """`value` [B, T, H, D] and `error` [B, T, H]: |value - exact| of a row is at most `error` (Euclidean)."""
@@ -60,104 +64,148 @@ class Bounded:
     value: Array
     error: Array
 
-    @classmethod
-    def exact(cls, value: NDArray[Any]) -> Bounded:
-        return cls(value, np.zeros(value.shape[:-1]))
+    unit: ClassVar[float] = U  # what one operation may err by, relative to its result
+    elementary: ClassVar[float] = 2 * U  # and one elementary function
 
-    def __mul__(self, other: Bounded) -> Bounded:
-        value = self.value.astype(np.float64, copy=False) * other.value
+    @classmethod
+    def exact(cls, value: NDArray[Any]) -> Self:
+        return cls.of((value,), np.zeros(value.shape[:-1]))
+
+    # What another kind of number does otherwise: its parts, and arithmetic on them.
+
+    @property
+    def parts(self) -> Parts:
+        return (self.value,)
+
+    @classmethod
+    def of(cls, parts: Parts, error: Array) -> Self:
+        return cls(parts[0], error)
+
+    @staticmethod
+    def product(x: Parts, y: Parts) -> Parts:
+        return (x[0].astype(np.float64, copy=False) * y[0],)
+
+    @staticmethod
+    def sum(x: Parts, y: Parts) -> Parts:
+        return (x[0].astype(np.float64, copy=False) + y[0],)
+
+    @staticmethod
+    def quotient(x: Parts, y: Parts) -> Parts:
+        return (x[0].astype(np.float64, copy=False) / y[0],)
+
+    @staticmethod
+    def squares(x: Parts) -> Parts:
+        return (_square_sums(x[0]),)
+
+    @staticmethod
+    def exponential(x: Parts) -> Parts:
+        return (apply(elementwise.exp, x[0]),)
+
+    def shaped(self, change: Callable[..., Any], error: Array, *others: Self) -> Self:
+        """A change of shape, on each part of `self` and of the others together."""
+        return self.of(tuple(change(*each) for each in zip(*(x.parts for x in (self, *others)), strict=True)), error)
+
+    # Arithmetic, each with its bound.
+
+    def __mul__(self, other: Self) -> Self:
+        parts = self.product(self.parts, other.parts)
+        value = parts[0]
         mine = row_max(other.value) * self.error * _width(value, self.value)
         theirs = row_max(self.value) * other.error * _width(value, other.value)
         both = self.error * other.error * _width(value, self.value) * _width(value, other.value)
-        return Bounded(value, (mine + theirs + both + U * row_norm(value) + TINY) * UP)
+        return self.of(parts, (mine + theirs + both + self.unit * row_norm(value) + TINY) * UP)
 
-    def __add__(self, other: Bounded) -> Bounded:
-        return _sum(self, other, self.value.astype(np.float64, copy=False) + other.value)
+    def __add__(self, other: Self) -> Self:
+        parts = self.sum(self.parts, other.parts)
+        value = parts[0]
+        carried = self.error * _width(value, self.value) + other.error * _width(value, other.value)
+        return self.of(parts, (carried + self.unit * row_norm(value)) * UP)
 
-    def __sub__(self, other: Bounded) -> Bounded:
-        return _sum(self, other, self.value.astype(np.float64, copy=False) - other.value)
+    def __sub__(self, other: Self) -> Self:
+        return self + -other
 
-    def __truediv__(self, other: Bounded) -> Bounded:
+    def __truediv__(self, other: Self) -> Self:
         """Row over one number a row; nothing is known where that might be zero."""
-        value = self.value.astype(np.float64, copy=False) / other.value
-        below = np.abs(other.value[..., 0]) - other.error
+        parts = self.quotient(self.parts, other.parts)
+        size = row_norm(parts[0])
+        below = np.abs(other.value[..., 0]) / UP - other.error
         with np.errstate(divide="ignore", invalid="ignore"):
-            error = np.where(below > 0, (self.error + row_norm(value) * other.error) / below, np.inf)
+            error = np.where(below > 0, (self.error + size * other.error) / below, np.inf)
         nothing = (self.error == 0.0) & (row_max(self.value) == 0.0) & (below > 0)
-        error = np.where(nothing, 0.0, error + U * row_norm(value) + TINY)
-        return Bounded(value, error * UP)
+        error = np.where(nothing, 0.0, error + self.unit * size + TINY)
+        return self.of(parts, error * UP)
 
-    def __neg__(self) -> Bounded:
-        return Bounded(-self.value, self.error)
+    def __neg__(self) -> Self:
+        return self.of(tuple(-part for part in self.parts), self.error)
 
-    def heads(self, count: int) -> Bounded:
-        """Every head repeated for the value heads that share it."""
-        times = count // self.value.shape[2]
-        return (
-            self if times == 1 else Bounded(np.repeat(self.value, times, axis=2), np.repeat(self.error, times, axis=2))
-        )
-
-    def filled(self, number: float) -> Bounded:
-        """That number everywhere, exactly."""
-        return Bounded.exact(np.full(self.value.shape, number))
-
-    def fold(self) -> Bounded:
-        """Every channel a head of its own: [B, T, H, D] to [B, T, H * D, 1]."""
-        B, T, H, D = self.value.shape
-        return Bounded(self.value.reshape(B, T, H * D, 1), np.repeat(self.error, D, axis=2))
-
-    def per_head(self, values: NDArray[Any]) -> Bounded:
-        """One exact number a head, the same at every token of `self`: [H] to [B, T, H, 1]."""
-        B, T = self.value.shape[:2]
-        return Bounded.exact(np.tile(np.asarray(values, dtype=np.float64)[:, None], (B, T, 1, 1)))
-
-    def interleave(self, *others: Bounded) -> Bounded:
-        """Micro-steps: one token of each in turn; [B, T, H, D] each, [B, T * parts, H, D] together."""
-        parts = (self, *others)
-        value = np.stack([part.value.astype(np.float64, copy=False) for part in parts], axis=2)
-        error = np.stack([part.error for part in parts], axis=2)
-        B, T, n, H, D = value.shape
-        return Bounded(value.reshape(B, T * n, H, D), error.reshape(B, T * n, H))
-
-    def square_sum(self) -> Bounded:
+    def square_sum(self) -> Self:
         """|x|^2 of each row, as rows of one."""
-        value = _square_sums(self.value)
-        norm = np.sqrt(value) * (1.0 + (self.value.shape[-1] + 8) * U) + self.value.shape[-1] * FLOOR
-        error = (2.0 * norm + self.error) * self.error + (self.value.shape[-1] + 8) * U * value + TINY
-        return Bounded(value[..., None], error * UP)
+        parts = self.squares(self.parts)
+        D = self.value.shape[-1]
+        norm = np.sqrt(parts[0]) * (1.0 + (D + 8) * U) + D * FLOOR
+        error = (2.0 * norm + self.error) * self.error + (D + 8) * self.unit * parts[0] + TINY
+        return self.of(tuple(part[..., None] for part in parts), error * UP)
 
-    def relative(self) -> Bounded:
+    def relative(self) -> Self:
         """The same values with their error *relative* to the smallest of a row: what `Delta.a` holds."""
         with np.errstate(divide="ignore", invalid="ignore"):  # a value of 0 has no relative bound
             error = np.where(self.error == 0.0, 0.0, self.error / np.abs(self.value).min(axis=-1) * UP)
-        return Bounded(self.value, error)
+        return self.of(self.parts, error)
 
-    def decay(self) -> Bounded:
+    def decay(self) -> Self:
         """exp of a log decay, its error *relative* and the largest of a row: what `Delta.a` holds. Where the log is
         exactly 0 nothing decays, without error."""
-        value = apply(elementwise.exp, self.value)
         still = ((self.value == 0.0).all(axis=-1)) & (self.error == 0.0)
         with np.errstate(over="ignore"):
-            relative = np.where(still, 0.0, np.expm1(self.error * UP) * UP + 2 * U)
-        return Bounded(value, relative * UP)
+            relative = np.where(still, 0.0, np.expm1(self.error * UP) * UP + self.elementary)
+        return self.of(self.exponential(self.parts), relative * UP)
 
-    def decay_first(self, micro: int) -> Bounded:
+    def decay_first(self, micro: int) -> Self:
         """`decay` at the first micro-step of every token, and none at the others."""
         a = self.decay()
         return a.interleave(*[a.filled(1.0)] * (micro - 1))
 
-    def unfold(self, channels: int) -> Bounded:
+    # Shapes.
+
+    def filled(self, number: float) -> Self:
+        """That number everywhere, exactly."""
+        return self.exact(np.full(self.value.shape, number))
+
+    def per_head(self, values: NDArray[Any]) -> Self:
+        """One exact number a head, the same at every token of `self`: [H] to [B, T, H, 1]."""
+        B, T = self.value.shape[:2]
+        return self.exact(np.tile(np.asarray(values, dtype=np.float64)[:, None], (B, T, 1, 1)))
+
+    def heads(self, count: int) -> Self:
+        """Every head repeated for the value heads that share it."""
+        times = count // self.value.shape[2]
+        return (
+            self if times == 1 else self.shaped(lambda x: np.repeat(x, times, axis=2), np.repeat(self.error, times, 2))
+        )
+
+    def fold(self) -> Self:
+        """Every channel a head of its own: [B, T, H, D] to [B, T, H * D, 1]."""
+        B, T, H, D = self.value.shape
+        return self.shaped(lambda x: x.reshape(B, T, H * D, 1), np.repeat(self.error, D, axis=2))
+
+    def unfold(self, channels: int) -> Self:
         """Back from `fold`: [B, T, H * D, 1] to [B, T, H, D]."""
         B, T, heads, _ = self.value.shape
         shape = (B, T, heads // channels, channels)
-        return self if channels == 1 else Bounded(self.value.reshape(shape), row_norm(self.error.reshape(shape)) * UP)
+        if channels == 1:
+            return self
+        return self.shaped(lambda x: x.reshape(shape), row_norm(self.error.reshape(shape)) * UP)
+
+    def interleave(self, *others: Self) -> Self:
+        """Micro-steps: one token of each in turn; [B, T, H, D] each, [B, T * parts, H, D] together."""
+        B, T, H, D = self.value.shape
+        n = 1 + len(others)
+        error = np.stack([self.error, *(x.error for x in others)], axis=2).reshape(B, T * n, H)
+        return self.shaped(
+            lambda *x: np.stack(x, axis=2).astype(np.float64, copy=False).reshape(B, T * n, H, D), error, *others
+        )
 
 
 def _width(whole: Array, part: Array) -> float:
     """What broadcasting one number over a row does to the Euclidean norm of its error."""
     return float(np.sqrt(whole.shape[-1] / part.shape[-1])) * UP
-
-
-def _sum(x: Bounded, y: Bounded, value: Array) -> Bounded:
-    error = x.error * _width(value, x.value) + y.error * _width(value, y.value) + U * row_norm(value)
-    return Bounded(value, error * UP)

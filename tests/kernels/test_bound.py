@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 from spanning import case, problem
 
-from refengine.engine.delta import Job
+from refengine.engine import certified, delta
 from refengine.engine.prepare import prepare
 from refengine.engine.run import run_all
-from refengine.numbers.bounded import Bounded
 from refengine.spec import ERASE_KEY
 
 SIZE = 1e-6  # far above float64 rounding, far below second order
@@ -33,21 +32,22 @@ def moved(x, rng, operand):
         push = SIZE * np.sign(push) * x.value
     else:
         push *= SIZE / np.sqrt((push**2).sum(-1, keepdims=True))
-    return Bounded(x.value + push, np.full(x.value.shape[:-1], SIZE * (1 + 1e-9)))
+    return replace(x, value=x.value + push, error=np.full(x.value.shape[:-1], SIZE * (1 + 1e-9)))
 
 
 def solved(p, x):
-    job = Job(p, x, 1)
+    job = (certified if p.precision == "certified" else delta).Job(p, x, 1)
     run_all(job, None)
     bound = job.bound[0].transpose(0, 2, 1)
     return job.o, bound, job.final, job.final_bound
 
 
+@pytest.mark.parametrize("precision", ["float64", "certified"])
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize(("name", "operand"), [(n, operand) for n, operands in CASES.items() for operand in operands])
-def test_an_inexact_operand_is_covered(name, operand, seed):
+def test_an_inexact_operand_is_covered(name, operand, seed, precision):
     rng = np.random.default_rng([seed, *name.encode()])
-    p = problem(name, case(name, T=6, B=1, seed=seed))
+    p = problem(name, case(name, T=6, B=1, seed=seed) | {"precision": precision})
     x, _ = prepare(p)
     o, o_bound, final, final_bound = solved(p, x)
     y = replace(x, **{operand: moved(getattr(x, operand), rng, operand)})
