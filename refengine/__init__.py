@@ -11,6 +11,7 @@ from importlib import import_module as _import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .engine.gradient import Gradient, grad
     from .engine.solution import Solution
     from .engine.solve import solve
     from .errors import FileError, GrowingGateWarning, InputError, RefengineError, UnavailableError
@@ -22,6 +23,8 @@ __version__ = "0.1.0"
 
 _HOME = {
     "solve": ".engine.solve",
+    "grad": ".engine.gradient",
+    "Gradient": ".engine.gradient",
     "Solution": ".engine.solution",
     "Conv": ".frontend.pairing",
     "Gate": ".frontend.gates",
@@ -36,12 +39,14 @@ __all__ = [
     "Conv",
     "FileError",
     "Gate",
+    "Gradient",
     "GrowingGateWarning",
     "InputError",
     "L2Norm",
     "RefengineError",
     "Solution",
     "UnavailableError",
+    "grad",
     "ops",
     "solve",
 ]

@@ -3,12 +3,13 @@ its error bound."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..frontend.gates import log_decay, log_decay_doubled, step_size, step_size_doubled
+from ..frontend.gates import log_decay, step_size
 from ..frontend.pairing import pair
 from ..numbers.bounded import Bounded
 from ..numbers.doubled import Doubled
@@ -16,6 +17,7 @@ from ..spec import Tensor
 from .problem import Problem
 
 Array = NDArray[Any]
+CONVS = {"query": "q", "key": "k", "value": "v"}  # which convolution is whose
 
 
 def rank4(tensor: Tensor, array: Array) -> Array:
@@ -27,38 +29,44 @@ def rank4(tensor: Tensor, array: Array) -> Array:
     return array[..., None] if array.ndim == 3 else array
 
 
-def through_pairing(p: Problem, name: str, array: Array, pasts: dict[str, Array], number: type[Bounded]) -> Bounded:
-    """Shift and convolution; entries of one token (DeltaProduct) are so many more heads of it."""
-    if name not in p.pairing:
-        return number.exact(array)
-    D = array.shape[3]
-    heads = p.pairing[name].past.shape[2] // D
-    out, left = pair(array.reshape(array.shape[0], p.sizes["T"], heads, D), p.pairing[name], p.segments, number)
-    pasts[name] = left.transpose(0, 2, 1)
-    return out.shaped(lambda part: part.reshape(array.shape), out.error.reshape(array.shape[:3]))
-
-
-def prepare(p: Problem) -> tuple[Any, dict[str, Array]]:
-    """The family's inputs, and the tokens each paired tensor carries on to the next call."""
+def prepare(p: Problem, number: Callable[[str, Array], Any] | None = None) -> tuple[Any, dict[str, Array]]:
+    """The family's inputs, and the tokens each paired tensor carries on to the next call. `number` makes a number of
+    every array that somebody gave, which it is told the name of; None for those of the problem's precision."""
+    kind = Doubled if p.precision == "certified" else Bounded
+    number = number or (lambda name, array: kind.exact(array))
     pasts: dict[str, Array] = {}
-    doubled = p.precision == "certified"
-    number = Doubled if doubled else Bounded
-    inputs: dict[str, Bounded | None] = {}
+    inputs: dict[str, Any] = {}
+    tied = p.asked.tie_values
     for tensor in p.op.inputs:
         array = p.tensors.get(tensor.name)
-        bounded = None if array is None else through_pairing(p, tensor.name, rank4(tensor, array), pasts, number)
-        inputs[tensor.name] = bounded
-        if p.norm is not None and bounded is not None and tensor.role in ("query", "key"):
-            inputs[tensor.name] = p.norm(bounded)
+        x = None if array is None else number("k" if tied and tensor.name == "v" else tensor.name, rank4(tensor, array))
+        if x is not None and tensor.name in p.pairing:
+            rule = p.pairing[tensor.name]
+            parts = {f"pairing_state.{tensor.name}": by_head(rule.past, x)}
+            if rule.weight is not None and rule.bias is not None:
+                conv = f"conv_{CONVS[tensor.role]}"
+                parts |= {f"{conv}.weight": by_head(rule.weight, x), f"{conv}.bias": by_head(rule.bias[None], x)}
+            x, left = pair(x, rule, p.segments, [number(*part) for part in parts.items()])
+            pasts[tensor.name] = left.transpose(0, 2, 1)
+        if p.norm is not None and x is not None and tensor.role in ("query", "key"):
+            x = p.norm(x)
+        inputs[tensor.name] = x
     if p.gate is not None:
         a = p.gate.a if p.gate.a.ndim == 4 else p.gate.a[..., None]
-        gates = log_decay_doubled if doubled else log_decay
-        inputs[p.op.role("decay")[0].name] = gates(a, p.gate.A_log, p.gate.dt_bias, p.gate.lower_bound)
+        A_log = None if p.gate.A_log is None else number("gate.A_log", p.gate.A_log[None, None, :, None])
+        dt_bias = None if p.gate.dt_bias is None else number("gate.dt_bias", p.gate.dt_bias[None, None])
+        inputs[p.op.role("decay")[0].name] = log_decay(number("gate.a", a), A_log, dt_bias, p.gate.lower_bound)
     if p.beta_logits is not None:
-        logits = rank4(p.op.tensor("beta"), p.beta_logits)
-        inputs["beta"] = (step_size_doubled if doubled else step_size)(logits, p.allow_neg_eigval)
+        logits = number("beta_logits", rank4(p.op.tensor("beta"), p.beta_logits))
+        inputs["beta"] = step_size(logits, p.allow_neg_eigval)
     known: dict[str, Any] = {"convention": p.convention, **p.sizes, **p.options}
     return p.op.lower(inputs, **known), pasts
+
+
+def by_head(x: Array, like: Any) -> Array:
+    """[..., C] as [..., heads, D], with the channels D of `like`."""
+    D = like.value.shape[3]
+    return x.reshape(*x.shape[:-1], x.shape[-1] // D, D)
 
 
 def scale_of(p: Problem) -> tuple[float, float]:

@@ -22,8 +22,8 @@ FAMILIES: dict[type, str] = {Delta: ".delta"}  # where the `Job` of what an op l
 CERTIFIED: dict[type, str] = {Delta: ".certified"}  # and where in double-double
 
 
-class Job(Protocol):
-    """One problem under way: how it is cut into tasks, and the answer they leave."""
+class Work(Protocol):
+    """Something cut into tasks."""
 
     plan: Plan
 
@@ -40,11 +40,15 @@ class Job(Protocol):
     def compile(self) -> None:
         """Have the kernels compiled here, where Ctrl-C is heard."""
 
+
+class Job(Work, Protocol):
+    """One problem under way, and the answer its tasks leave."""
+
     def answer(self) -> Answer:
         """When all tasks are done."""
 
 
-def run_all(job: Job, progress: Progress | None) -> None:
+def run_all(job: Work, progress: Progress | None) -> None:
     """Every task; Ctrl-C stops within one look at the flag."""
     total, finished = job.work, 0
     stop, lock = Event(), Lock()

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from ..numbers.bounded import Bounded
+from .plan import Plan
 
 
 @dataclass(frozen=True)
@@ -21,6 +25,17 @@ class Answer:
     states: tuple[NDArray[Any], ...]
     certificate: str  # what kind of bound it is
     low: tuple[NDArray[Any], ...] = ()  # in double-double: the low parts of o and of each final state
+
+
+@dataclass(frozen=True)
+class Cotangents:
+    """What a family's adjoint leaves: of each operand of the lowered problem, by its name there; of some also the sum
+    of the sizes of its terms; and of each of the op's initial states."""
+
+    operands: Mapping[str, Bounded]
+    sizes: Mapping[str, NDArray[Any]]
+    initial: tuple[NDArray[Any], ...]
+    plans: tuple[Plan, ...]
 
 
 @dataclass(frozen=True)

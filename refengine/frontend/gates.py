@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..kernels import elementwise
 from ..numbers.bounded import TINY, UP, Array, Bounded, U, apply, row_norm
@@ -35,40 +34,64 @@ class Gate:
     lower_bound: float | None = None
 
 
-def log_decay(a: NDArray[Any], A_log: Array | None, dt_bias: Array | None, lower_bound: float | None) -> Bounded:
-    """g [B, T, HV, 1 or K] of rank-4 raw gates; A_log [HV], dt_bias [HV, 1 or K]."""
-    x = a.astype(np.float64, copy=False) if dt_bias is None else a.astype(np.float64, copy=False) + dt_bias
-    factor = np.ones(1) if A_log is None else apply(elementwise.exp, A_log)
+def log_decay(a: Any, A_log: Any | None, dt_bias: Any | None, lower_bound: float | None) -> Any:
+    """g [B, T, HV, 1 or K] of raw gates a of that shape; A_log [1, 1, HV, 1], dt_bias [1, 1, HV, 1 or K]."""
+    if isinstance(a, Doubled):
+        return log_decay_doubled(a, A_log, dt_bias, lower_bound)
+    x = a.value.astype(np.float64, copy=False)
+    x = x if dt_bias is None else x + dt_bias.value
+    factor = np.ones((1, 1, 1, 1)) if A_log is None else apply(elementwise.exp, A_log.value)
     under = TINY
     if lower_bound is None:
         under = TINY + float(factor.max(initial=0.0)) * 2.0**-1070  # a softplus in the subnormals is off by 2^-1073
-        value = -(factor[:, None] * apply(elementwise.softplus, x))
+        value = -(factor * apply(elementwise.softplus, x))
         relative = np.abs(x) + 7
     else:
-        z = factor[:, None] * x
+        z = factor * x
         value = lower_bound * apply(elementwise.sigmoid, z)
         relative = 5 * np.abs(z) + 5
-    return Bounded(value, row_norm(value * (relative * U)) * UP + under * value.shape[-1])
+    g = within(value, relative, under)
+    given = [y for y in (A_log, dt_bias) if y is not None]
+
+    def pull(d: Bounded) -> tuple[Bounded, ...]:
+        if lower_bound is None:
+            slope = within(-(factor * apply(elementwise.sigmoid, x)), np.abs(x) + 8)
+            dx, dA = d * slope, d * g
+        else:
+            peak = apply(elementwise.sigmoid, z) * apply(elementwise.sigmoid, -z)
+            dz = d * within(lower_bound * peak, 10 * np.abs(z) + 12)
+            dx, dA = dz * within(factor, np.full(factor.shape, 2.0)), dz * within(z, np.full(z.shape, 5.0))
+        owed = {id(A_log): dA, id(dt_bias): dx}
+        return (dx, *[owed[id(y)].summed(y.plain) for y in given])
+
+    return a.derive(g, pull, *given)
 
 
-def log_decay_doubled(
-    a: NDArray[Any], A_log: Array | None, dt_bias: Array | None, lower_bound: float | None
-) -> Doubled:
+def log_decay_doubled(a: Doubled, A_log: Doubled | None, dt_bias: Doubled | None, lower_bound: float | None) -> Doubled:
     """The same in double-double."""
-    x = Doubled.exact(a) if dt_bias is None else Doubled.exact(a) + Doubled.exact(dt_bias[None, None])
-    factor = Doubled.exact(np.zeros((1, 1, 1, 1)) if A_log is None else A_log[None, None, :, None]).exp()
+    x = a if dt_bias is None else a + dt_bias
+    factor = Doubled.exact(np.ones((1, 1, 1, 1))) if A_log is None else A_log.exp()
     if lower_bound is None:
         return -(factor * x.softplus())
     return x.filled(lower_bound) * (factor * x).sigmoid()
 
 
-def step_size(logits: NDArray[Any], allow_neg_eigval: bool) -> Bounded:
+def within(value: Array, ulps: Array, under: float = TINY) -> Bounded:
+    """Values that are off by so many u of themselves, and `under`."""
+    return Bounded(value, row_norm(value * (ulps * U)) * UP + under * value.shape[-1])
+
+
+def step_size(logits: Any, allow_neg_eigval: bool) -> Any:
     """beta = sigmoid(logits), doubled where negative eigenvalues are allowed."""
-    value = apply(elementwise.sigmoid, logits) * (2.0 if allow_neg_eigval else 1.0)
-    return Bounded(value, row_norm(value) * 2 * U * UP + TINY)
+    if isinstance(logits, Doubled):
+        once = logits.sigmoid()
+        return once * once.filled(2.0) if allow_neg_eigval else once
+    z, most = logits.value, 2.0 if allow_neg_eigval else 1.0
+    value = apply(elementwise.sigmoid, z) * most
+    beta = Bounded(value, row_norm(value) * 2 * U * UP + TINY)
 
+    def pull(d: Bounded) -> tuple[Bounded]:
+        slope = most * (apply(elementwise.sigmoid, z) * apply(elementwise.sigmoid, -z))
+        return (d * within(slope, np.full(slope.shape, 6.0)),)
 
-def step_size_doubled(logits: NDArray[Any], allow_neg_eigval: bool) -> Doubled:
-    """The same in double-double."""
-    value = Doubled.exact(logits).sigmoid()
-    return value * value.filled(2.0) if allow_neg_eigval else value
+    return logits.derive(beta, pull)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from . import _math
+from ._dd import two_sum
 from ._jit import njit
 from ._simd import BLOCK, block, fma, total
 
@@ -64,3 +65,21 @@ def square_sums(x, y):
         for i in range(whole, D):
             s = fma(row[i], row[i], s)
         y[n] = np.float64(s)
+
+
+@njit
+def column_sums(x, y, size):
+    """Sum of each column of x [N, C], first row first, every rounding caught by a two-sum and added at the end; and
+    the sum of sizes. The first is off by at most u |y| + (N u)^2 / (1 - N u)^2 size."""
+    C = y.size
+    lost = np.float64(0.0)
+    for c in range(C):
+        s = np.float64(0.0)
+        lost = np.float64(0.0)
+        whole = np.float64(0.0)
+        for n in range(x.shape[0]):
+            s, e = two_sum(s, x[n, c])
+            lost = lost + e
+            whole = whole + abs(x[n, c])
+        y[c] = s + lost
+        size[c] = whole

@@ -46,6 +46,14 @@ def _square_sums(x: Array) -> Array:
     return sums.reshape(x.shape[:-1])
 
 
+def _column_sums(x: Array) -> tuple[Array, Array]:
+    """Sums along the first axis, and the sums of sizes."""
+    flat = np.ascontiguousarray(x, dtype=np.float64).reshape(len(x), -1 if x.size else int(np.prod(x.shape[1:])))
+    value, size = np.empty(flat.shape[1]), np.empty(flat.shape[1])
+    elementwise.column_sums(flat, value, size)
+    return value.reshape(x.shape[1:]), size.reshape(x.shape[1:])
+
+
 def apply(function: Any, x: NDArray[Any]) -> Array:
     """An elementwise kernel on an array of any shape, float64 out."""
     flat = np.ascontiguousarray(x, dtype=np.float64).ravel()
@@ -104,6 +112,17 @@ class Bounded:
     def shaped(self, change: Callable[..., Any], error: Array, *others: Self) -> Self:
         """A change of shape, on each part of `self` and of the others together."""
         return self.of(tuple(change(*each) for each in zip(*(x.parts for x in (self, *others)), strict=True)), error)
+
+    # Where it came from: numbers/traced.py.
+
+    @property
+    def plain(self) -> Self:
+        """The number alone."""
+        return self
+
+    def derive(self, number: Any, pull: Any, *others: Any) -> Any:
+        """What was computed from this; a `Traced` remembers `pull`, the step's transpose."""
+        return number
 
     # Arithmetic, each with its bound.
 
@@ -204,6 +223,55 @@ class Bounded:
         return self.shaped(
             lambda *x: np.stack(x, axis=2).astype(np.float64, copy=False).reshape(B, T * n, H, D), error, *others
         )
+
+    # Transposes of the above, of float64 numbers.
+
+    def absolute(self) -> Bounded:
+        """Back from `relative` and `decay`: the same values with their error absolute."""
+        return Bounded(self.value, self.error * row_norm(self.value) * UP)
+
+    def every(self, n: int, first: int) -> Bounded:
+        """Each n-th token from `first` on: one part of what `interleave` put together."""
+        return Bounded(self.value[:, first::n], self.error[:, first::n])
+
+    def gathered(self, count: int) -> Bounded:
+        """The transpose of `heads`: the sum over those that share a head, in order."""
+        B, T, H, D = self.value.shape
+        times = H // count
+        parts = self.value.reshape(B, T, count, times, D), self.error.reshape(B, T, count, times)
+        total = Bounded(parts[0][:, :, :, 0], parts[1][:, :, :, 0])
+        for i in range(1, times):
+            total = total + Bounded(parts[0][:, :, :, i], parts[1][:, :, :, i])
+        return total
+
+    def summed(self, like: Bounded) -> Bounded:
+        """The transpose of broadcasting: the sum over every axis along which `like` has one number for many."""
+        x, whole = self, self.value.shape
+        for axis in range(len(whole) - 1):
+            if like.value.shape[axis] != whole[axis]:
+                x = x.along(axis)
+        return x.row_sum() if like.value.shape[-1] != whole[-1] else x
+
+    def row_sum(self) -> Bounded:
+        """The sum of each row, as rows of one."""
+        D = self.value.shape[-1]
+        value, size = _column_sums(np.moveaxis(self.value, -1, 0))
+        error = np.sqrt(D) * self.error + U * np.abs(value) + (D * U) ** 2 * size + TINY
+        return Bounded(value[..., None], error * UP)
+
+    def along(self, axis: int) -> Bounded:
+        """The sum along one axis that is not the channels', which is kept with one entry."""
+        N = self.value.shape[axis]
+        value, size = _column_sums(np.moveaxis(self.value, axis, 0))
+        error = self.error.sum(axis=axis) * (1 + 2 * N * U) + U * row_norm(value) + (N * U) ** 2 * row_norm(size) + TINY
+        return Bounded(np.expand_dims(value, axis), np.expand_dims(error, axis) * UP)
+
+    def plus(self, other: Bounded, at: int) -> Bounded:
+        """With `other` added from entry `at` of the first axis on."""
+        value, error, to = self.value.copy(), self.error.copy(), slice(at, at + len(other.value))
+        part = Bounded(value[to], error[to]) + other
+        value[to], error[to] = part.value, part.error
+        return Bounded(value, error)
 
 
 def _width(whole: Array, part: Array) -> float:

@@ -1,0 +1,270 @@
+"""The delta family's adjoint: two jobs, the sweeps over columns and then those over rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from threading import Event, local
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..kernels import delta_grad as kernel
+from ..kernels._simd import HALF
+from ..kernels.delta import ERASE, lanes
+from ..numbers.bounded import Bounded
+from ..numbers.traced import Traced
+from ..spec import ERASE_KEY, Delta
+from .delta import SPAN, Operands, aligned, unfolded
+from .plan import Plan, plan
+from .prepare import scale_of
+from .problem import Problem
+from .run import Progress, run_all
+from .solution import Cotangents
+
+Array = NDArray[Any]
+Task = tuple[int, ...]
+
+
+class Adjoint:
+    """One problem's adjoint under way: its operands, and what the sweeps leave for one another."""
+
+    def __init__(self, p: Problem, x: Delta, do: Array, dfinal: Array | None) -> None:
+        self.p = p
+        self.operands = Operands.of(x)
+        self.dtype = np.dtype(p.precision)
+        q, k, e, a, v, b = self.operands.arrays
+        B, T = q.shape[:2]
+        self.K, self.heads, self.columns, M = k.shape[3], v.shape[2], v.shape[3], v.shape[1]
+        self.micro, self.erase = self.operands.micro, self.operands.erase
+        self.decays = x.a is not None
+        self.scale = self.dtype.type(scale_of(p)[0])
+        self.do = np.ascontiguousarray(do.reshape(B, T, self.heads, self.columns))
+        self.end = folded(dfinal, x.folded)
+        self.start = folded(p.initial_state, x.folded)
+        self.u, self.w = (np.empty((B, self.heads, M, self.columns), self.dtype) for _ in range(2))
+        self.initial = np.zeros((len(p.segments), self.heads, self.K, self.columns), self.dtype)
+        self.marks = [self.room_for_marks((t1 - t0) * self.micro) for _, t0, t1 in p.segments]
+        rows = self.K if a.shape[3] > 1 else -(-self.K // 4)
+        self.dq, self.dk, self.dv, self.db, self.db_size = (np.empty(y.shape, self.dtype) for y in (q, k, v, b, b))
+        self.de = np.empty(e.shape if self.erase == ERASE else (1, 1, 1, 1), self.dtype)
+        self.da, self.da_size = (
+            np.empty((*a.shape[:3], rows) if self.decays else (1, 1, 1, 1), self.dtype) for _ in range(2)
+        )
+
+    def room_for_marks(self, micro_steps: int) -> Array:
+        return np.empty((self.heads, -(-micro_steps // kernel.WINDOW), self.K, self.columns), self.dtype)
+
+    def of_head(self, h: int) -> tuple[int, ...]:
+        """Which head of q, k, e, a, v value head h reads."""
+        return tuple(h // (self.heads // y.shape[2]) for y in self.operands.arrays[:5])
+
+    def spans(self, n: int) -> list[tuple[int, int, int, int]]:
+        """One sequence's micro-steps in spans that end between windows: (row, first of all, from, to)."""
+        row, t0, t1 = self.p.segments[n]
+        begin, end, step = t0 * self.micro, t1 * self.micro, -(-SPAN // kernel.WINDOW) * kernel.WINDOW
+        return [(row, begin, t, min(t + step, end)) for t in range(begin, end, step)]
+
+    def of_sequence(self, x: Array, n: int, h: int) -> Array:
+        """u or w of one sequence and head."""
+        row, t0, t1 = self.p.segments[n]
+        return x[row, h, t0 * self.micro : t1 * self.micro]
+
+    def longest_first(self) -> list[int]:
+        return sorted(range(len(self.p.segments)), key=lambda n: self.p.segments[n][1] - self.p.segments[n][2])
+
+    @property
+    def tokens(self) -> int:
+        return int(sum(t1 - t0 for _, t0, t1 in self.p.segments))
+
+
+class Columns:
+    """u and w: `forth` and `back`, which need nothing of each other."""
+
+    def __init__(self, adjoint: Adjoint, threads: int | None) -> None:
+        self.of = adjoint
+        self.lanes = lanes(adjoint.dtype)
+        self.plan: Plan = plan(adjoint.p, 2 * adjoint.heads, adjoint.columns, self.lanes, threads)
+        self.room = local()
+
+    @property
+    def work(self) -> int:
+        return int(2 * self.of.tokens * self.of.heads * self.of.columns)
+
+    def tasks(self) -> Iterator[Task]:
+        """(sequence, head, block, 0 forth or 1 back)."""
+        of = self.of
+        return (
+            (n, h, block, way)
+            for n in of.longest_first()
+            for h in range(of.heads)
+            for way in (0, 1)
+            for block in range(self.plan.blocks)
+        )
+
+    def scratch(self) -> tuple[Array, ...]:
+        if not hasattr(self.room, "arrays"):
+            W, d = kernel.WINDOW, self.of.dtype
+            x = aligned((kernel.FRONT + 4 * W * self.of.K,), d)
+            x[kernel.ONE] = 1
+            self.room.arrays = (x, *(aligned((W, self.lanes), d) for _ in range(4)))
+        arrays: tuple[Array, ...] = self.room.arrays
+        return arrays
+
+    def run(self, task: Task, stop: Event, done: Callable[[int], None]) -> None:
+        n, h, block, way = task
+        of = self.of
+        tiles = -(-of.columns // self.lanes)
+        left = tiles * block // self.plan.blocks
+        count = tiles * (block + 1) // self.plan.blocks - left
+        first, last = left * self.lanes, min((left + count) * self.lanes, of.columns)
+        S = aligned((count, of.K, self.lanes), of.dtype)
+        given = (of.start, of.end)[way]
+        if given is not None:
+            kernel.enter(given[n, h, :, first:last], S)
+        spans = of.spans(n)
+        for span in spans if way == 0 else reversed(spans):
+            if stop.is_set():
+                return
+            self.sweep(way, (*span, first), of.of_head(h), S, n, h)
+            done((span[3] - span[2]) // of.micro * (last - first))
+        if way == 1:
+            kernel.leave(S, of.initial[n, h, :, first:last])
+
+    def sweep(self, way: int, place: Task, heads: Task, S: Array, n: int, h: int) -> None:
+        of = self.of
+        q, k, e, a, v, b = of.operands.arrays
+        rule = (of.micro, of.operands.pre, of.erase)
+        if way == 0:
+            u = of.of_sequence(of.u, n, h)
+            kernel.forth(place, heads, k, e, a, v, b, S, of.marks[n][h], u, self.scratch(), rule)
+        else:
+            w = of.of_sequence(of.w, n, h)
+            kernel.back(place, heads, q, k, e, a, b, of.do, of.scale, S, w, self.scratch(), rule)
+
+    def compile(self) -> None:
+        for way in (0, 1) if self.of.marks and self.of.heads else ():
+            S = aligned((0, self.of.K, self.lanes), self.of.dtype)
+            self.sweep(way, (0, 0, 0, 0, 0), (0,) * 5, S, 0, 0)
+
+
+class Rows:
+    """Everything else, by blocks of rows; the value heads that share a head of some operand in turn."""
+
+    def __init__(self, adjoint: Adjoint, threads: int | None) -> None:
+        self.of = adjoint
+        self.lanes = HALF // adjoint.dtype.itemsize
+        self.groups = min(y.shape[2] for y in adjoint.operands.arrays[: 4 if adjoint.decays else 3])
+        self.plan: Plan = plan(adjoint.p, self.groups, adjoint.K, self.lanes, threads)
+        self.room = local()
+
+    @property
+    def work(self) -> int:
+        return int(self.of.tokens * self.of.heads * self.of.K)
+
+    def tasks(self) -> Iterator[Task]:
+        """(sequence, group, block)."""
+        return (
+            (n, group, block)
+            for n in self.of.longest_first()
+            for group in range(self.groups)
+            for block in range(self.plan.blocks)
+        )
+
+    def scratch(self) -> tuple[Array, ...]:
+        if not hasattr(self.room, "arrays"):
+            W, V, L, d = kernel.WINDOW, self.of.columns, self.lanes, self.of.dtype
+            shapes = ((W + 1, V, L), (4 * W, L), (3, W, V), (3, L))
+            self.room.arrays = tuple(aligned(shape, d) for shape in shapes)
+        arrays: tuple[Array, ...] = self.room.arrays
+        return arrays
+
+    def run(self, task: Task, stop: Event, done: Callable[[int], None]) -> None:
+        n, group, block = task
+        of = self.of
+        tiles = -(-of.K // self.lanes)
+        top = tiles * block // self.plan.blocks
+        count = tiles * (block + 1) // self.plan.blocks - top
+        first, last = top * self.lanes, min((top + count) * self.lanes, of.K)
+        members = of.heads // self.groups
+        for h in range(group * members, (group + 1) * members):
+            G = aligned((count, of.columns, self.lanes), of.dtype)
+            if of.end is not None:
+                kernel.enter(of.end[n, h, first:last].T, G)
+            for span in reversed(of.spans(n)):
+                if stop.is_set():
+                    return
+                self.sweep((*span, first), h, G, n)
+                done((span[3] - span[2]) // of.micro * (last - first))
+            if block == 0:
+                self.across(n, h)
+
+    def sweep(self, place: Task, h: int, G: Array, n: int) -> None:
+        of = self.of
+        q, k, e, a, _, b = of.operands.arrays
+        rule = (of.micro, of.operands.pre, of.erase, of.decays)
+        more = tuple(h % (of.heads // y.shape[2]) > 0 for y in (q, k, e, a))
+        known = (of.do, of.of_sequence(of.u, n, h), of.of_sequence(of.w, n, h), of.marks[n][h], of.scale, G)
+        found = (of.dq, of.dk, of.de, of.da, of.da_size)
+        kernel.rows(place, of.of_head(h), q, k, e, a, b, *known, *found, self.scratch(), rule, more)
+
+    def across(self, n: int, h: int) -> None:
+        of = self.of
+        row, t0, t1 = of.p.segments[n]
+        place = (row, t0 * of.micro, t1 * of.micro)
+        b, u, w = of.operands.arrays[5], of.of_sequence(of.u, n, h), of.of_sequence(of.w, n, h)
+        kernel.across(place, h, b, u, w, of.dv, of.db, of.db_size)
+
+    def compile(self) -> None:
+        if self.of.marks and self.of.heads:
+            self.sweep((0, 0, 0, 0, 0), 0, aligned((0, self.of.columns, self.lanes), self.of.dtype), 0)
+            row, _, _ = self.of.p.segments[0]
+            b, u = self.of.operands.arrays[5], self.of.u[row, 0]
+            kernel.across((row, 0, 0), 0, b, u, u, self.of.dv, self.of.db, self.of.db_size)
+
+
+def folded(state: Array | None, fold: bool) -> Array | None:
+    """A state's columns as heads, where the lowering made them so."""
+    if state is None or not fold:
+        return state
+    N, HV, K, V = state.shape
+    return np.ascontiguousarray(state.transpose(0, 1, 3, 2)).reshape(N, HV * V, K, 1)
+
+
+def summed(x: Array, channels: int) -> Array:
+    """One number for a decay of one number, from its fours, in order."""
+    if channels > 1:
+        return x
+    total = x[..., :1].copy()
+    for i in range(1, x.shape[-1]):
+        total += x[..., i : i + 1]
+    return total
+
+
+def adjoint(
+    p: Problem, x: Delta, do: Array, dfinal: tuple[Array | None, ...], threads: int | None, progress: Progress | None
+) -> Cotangents:
+    """What a loss owes to every operand of the lowered problem, and to its initial state."""
+    plain: dict[str, Any] = {n: y.plain for n, y in vars(x).items() if isinstance(y, Traced)}
+    a = Adjoint(p, replace(x, **plain), do, dfinal[0])
+    columns, rows = Columns(a, threads), Rows(a, threads)
+    whole = columns.work + rows.work
+    run_all(columns, progress and (lambda n, _: progress(n, whole)))
+    run_all(rows, progress and (lambda n, _: progress(columns.work + n, whole)))
+    owed = {"q": a.dq, "k": a.dk, "v": a.dv}
+    sizes = {}
+    if a.erase == ERASE and x.e is not ERASE_KEY:
+        owed["e"] = a.de
+    if x.b is not None:
+        owed["b"], sizes["b"] = a.db, a.db_size
+    if x.a is not None:
+        channels = a.operands.arrays[3].shape[3]
+        owed["a"], sizes["a"] = summed(a.da, channels), summed(a.da_size, channels)
+    initial = unfolded(a.initial, p.sizes["HV"], p.sizes["V"]) if x.folded else a.initial
+    return Cotangents(
+        {name: Bounded.exact(y.astype(np.float64, copy=False)) for name, y in owed.items()},
+        {name: y.astype(np.float64, copy=False) for name, y in sizes.items()},
+        (initial,),
+        (columns.plan, rows.plan),
+    )
