@@ -64,15 +64,23 @@ def njit(function: Callable[..., Any]) -> Any:
         numba.config.CACHE_DIR = before
 
 
-def inline(function: Callable[..., Any]) -> Any:
-    """A helper that lives inside its callers' code: compiled with them, never by itself."""
-    return numba.njit(
-        function,
+def _helper(force: bool) -> Callable[[Callable[..., Any]], Any]:
+    return numba.njit(  # type: ignore[no-any-return]
         nogil=True,
         error_model="numpy",
         fastmath=False,
-        forceinline=True,
+        forceinline=force,
         _nrt=False,
         no_cpython_wrapper=True,
         no_cfunc_wrapper=True,
     )
+
+
+def inline(function: Callable[..., Any]) -> Any:
+    """A helper that lives inside its callers' code: compiled with them, never by itself."""
+    return _helper(True)(function)
+
+
+def part(function: Callable[..., Any]) -> Any:
+    """A large helper of one kernel: compiled with it, and called rather than copied."""
+    return _helper(False)(function)

@@ -270,6 +270,19 @@ def split_exponent(typing: Any, x: Any) -> Any:
     return types.UniTuple(types.float64, 2)(types.float64), code
 
 
+@intrinsic
+def magnitude(typing: Any, x: Any) -> Any:
+    """The power of two at or below |x| for a normal number; 0 for a subnormal one."""
+
+    def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        wide = sig.args[0] == types.float64
+        word = ir.IntType(64 if wide else 32)
+        bits = builder.and_(builder.bitcast(args[0], word), word(0x7FF << 52 if wide else 0xFF << 23))
+        return builder.bitcast(bits, ir.DoubleType() if wide else ir.FloatType())
+
+    return x(x), code
+
+
 def _operator(symbol: Any, instruction: str) -> None:
     """Let `symbol` stand between two vectors, or between a vector and a number of its type."""
 

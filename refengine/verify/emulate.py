@@ -1,0 +1,239 @@
+"""A problem of the delta core, as a kernel of the declared policy would compute it.
+
+The same machine with nothing rounded (policy "f64", nearest) is an exact solver whose recurrence and chunk algebra
+can be altered: what a mistake would compute."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from threading import local
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..engine.delta import initial, unfolded
+from ..engine.plan import available_cores
+from ..engine.prepare import prepare, scale_of
+from ..engine.problem import Problem
+from ..errors import UnavailableError
+from ..kernels import elementwise
+from ..kernels import emulate as kernel
+from ..kernels._simd import BYTES
+from ..kernels.rounding import POOL
+from ..numbers import formats
+from ..numbers.bounded import apply
+from ..numbers.philox import words
+from ..spec import ERASE_KEY, Delta
+from .policy import Policy
+
+Array = NDArray[Any]
+WIPED = -1000.0  # the log of a decay of 0: its exponential is 0 in every format
+
+
+@dataclass(frozen=True)
+class Core:
+    """The delta core's inputs as plain float64 arrays [B, T or M, heads, channels]; `g` is the log decay or None, `e`
+    None, or `k` itself."""
+
+    q: Array
+    k: Array
+    e: Array | None
+    v: Array
+    b: Array | None
+    g: Array | None
+    scale: float
+    start: Array | None  # [N, heads, K, V]
+    segments: tuple[tuple[int, int, int], ...]
+    pre: bool = False
+    micro: int = 1
+    folded: tuple[int, int] | None = None  # (HV, V) where value channels were made heads
+
+    @classmethod
+    def of(cls, p: Problem) -> Core:
+        """The problem, prepared and lowered."""
+        lowered, _ = prepare(p)
+        return cls.lowered(p, lowered)
+
+    @classmethod
+    def lowered(cls, p: Problem, x: Any) -> Core:
+        if not isinstance(x, Delta):
+            raise UnavailableError(f"{p.op.name} is not of the delta core; only that can be emulated so far.")
+        k = _plain(x.k)
+        folded = (p.sizes["HV"], p.sizes["V"]) if x.folded else None
+        return cls(
+            q=_plain(x.q),
+            k=k,
+            e=None if x.e is None else k if x.e is ERASE_KEY else _plain(x.e),
+            v=_plain(x.v),
+            b=None if x.b is None else _plain(x.b.heads(x.v.value.shape[2])),
+            g=None if x.a is None else log_decay(_plain(x.a)),
+            scale=scale_of(p)[0],
+            start=initial(p, x.folded),
+            segments=tuple(p.segments),
+            pre=x.order == "pre",
+            micro=x.micro,
+            folded=folded,
+        )
+
+    def permuted(self, order: NDArray[np.integer]) -> Core:
+        """Key channels in another order: sums over them run in that order."""
+        k = self.k[..., order]
+        return replace(
+            self,
+            q=self.q[..., order],
+            k=k,
+            e=None if self.e is None else k if self.e is self.k else self.e[..., order],
+            g=self.g if self.g is None or self.g.shape[3] == 1 else self.g[..., order],
+            start=None if self.start is None else self.start[:, :, order],
+        )
+
+
+@dataclass(frozen=True)
+class Run:
+    """One way to compute it. seed: of the noise, 0 for rounding to nearest; phase: how much shorter the first chunk
+    of each sequence is (0: whole), or, with whole_end, whatever makes the last one whole; permutation: seed of the
+    order of the key channels, 0 as they are; splits: tokens after which each sequence is cut into calls, the state
+    handed on in the policy's format; slips: names of `kernels.emulate.SLIPS`."""
+
+    algorithm: str = "recurrent"
+    chunk: int = 64
+    phase: int = 0
+    whole_end: bool = False
+    seed: int = 0
+    permutation: int = 0
+    splits: tuple[int, ...] = ()
+    slips: tuple[str, ...] = ()
+
+
+def emulate(core: Core, policy: Policy, run: Run, threads: int | None = None) -> tuple[Array, Array]:
+    """(o [B, T, HV, V], final_state [N, HV, K, V]) in the policy's arithmetic."""
+    K = core.k.shape[3]
+    back: Array | None = None
+    if run.permutation:
+        order = np.argsort(words(K, (0x6F726465, 0x72), stream=run.permutation), kind="stable")
+        back = np.argsort(order)
+        core = core.permuted(order)
+    job = _Job(core, policy, run)
+    tasks = [(n, h) for n in range(len(core.segments)) for h in range(core.v.shape[2])]
+    tasks.sort(key=lambda task: core.segments[task[0]][1] - core.segments[task[0]][2])
+    count = min(threads or available_cores(), max(1, len(tasks)))
+    if count == 1:
+        for task in tasks:
+            job.run(task)
+    else:
+        job.run(tasks[0])  # compiled once, here
+        with ThreadPoolExecutor(count) as pool:
+            for future in [pool.submit(job.run, task) for task in tasks[1:]]:
+                future.result()
+    o, final = job.o, job.final
+    if back is not None:
+        final = np.ascontiguousarray(final[:, :, back])
+    if core.folded:
+        o, final = o.reshape(*o.shape[:2], *core.folded), unfolded(final, *core.folded)
+    return o, final
+
+
+class _Job:
+    """One emulation under way: inputs rounded, outputs to be filled, a task for each sequence and head."""
+
+    def __init__(self, core: Core, policy: Policy, run: Run) -> None:
+        self.core, self.policy, self.of = core, policy, run
+        self.dtype = policy.arithmetic
+        self.noise = formats.noise(run.seed, self.dtype)
+        B, M, self.heads, self.V = core.v.shape
+        self.K = core.k.shape[3]
+        laps = iter(range(1, 99))
+
+        def enter(x: Array | None, part: str, otherwise: float) -> Array:
+            if x is None:
+                return np.full((B, M, self.heads, 1), otherwise, self.dtype)
+            return formats.settle(x, policy.format(part), self.dtype, run.seed, cursor=next(laps) * 7919)
+
+        self.q = enter(core.q, "operand", 0.0)
+        self.k = enter(core.k, "operand", 0.0)
+        self.e = self.k if core.e is None or core.e is core.k else enter(core.e, "operand", 0.0)
+        self.v = enter(core.v, "operand", 0.0)
+        self.b = enter(core.b, "gate", 1.0)
+        self.g = enter(core.g, "gate", 0.0)
+        parts = [policy.format(part) for part in ("operand", "state", "io")]
+        self.forms = tuple(part.form(self.dtype) for part in parts)
+        self.on = tuple(part.within(self.dtype) for part in parts)
+        self.wide = core.g is not None and core.g.shape[3] > 1
+        # T of the WY form is shared by all columns, so steps of their own are beyond it
+        self.chunked = run.algorithm == "chunk" and self.b.shape[3] == 1
+        self.o = np.zeros((B, M // core.micro, self.heads, self.V), self.dtype)
+        self.final = np.zeros((len(core.segments), self.heads, self.K, self.V), self.dtype)
+        self.lanes = BYTES // self.dtype.itemsize
+        self.Vp = -(-self.V // self.lanes) * self.lanes
+        self.Kr = -(-self.K // kernel.ROWS) * kernel.ROWS
+        self.span = max(core.micro, run.chunk // core.micro * core.micro)
+        self.phase = run.phase // core.micro * core.micro % self.span
+        self.local = local()
+
+    def cuts(self, t0: int, t1: int) -> tuple[Sequence[int], NDArray[np.int64]]:
+        """(tokens after which a call ends, micro-steps where chunks begin and end)."""
+        micro = self.core.micro
+        calls = sorted({t0, t1, *(t0 + s for s in self.of.splits if 0 < s < t1 - t0)})
+        at = {t1 * micro}
+        for left, right in pairwise(calls):
+            begin = left * micro
+            phase = (right - left) * micro % self.span if self.of.whole_end else self.phase
+            at |= {begin, *range(begin + (phase or self.span), right * micro, self.span)}
+        return calls, np.array(sorted(at), np.int64)
+
+    def room(self) -> tuple[Array, ...]:
+        """This thread's scratch arrays."""
+        if not hasattr(self.local, "arrays"):
+            L, Kr, Vp = self.lanes, self.Kr, self.Vp
+            Kp = -(-self.K // L) * L
+            if self.chunked:
+                C = -(-self.span // kernel.ROWS) * kernel.ROWS
+                Cp = -(-self.span // L) * L
+                widest = max(Kp, Vp)
+                sizes = [C * Kp] * 3 + [Kr * Cp] + [C * widest] * 2 + [C * Cp] * 3
+                sizes += [C * Kp, C * Vp, C * Vp, Kr * Vp, C * Vp, C * Kp, C * Kp, C * Kp, C, max(widest, Cp, C)]
+            else:
+                sizes = [Vp, Vp, Vp, max(self.K, 1)]
+            self.local.arrays = tuple(np.zeros(max(size, 1), self.dtype) for size in sizes)
+        arrays: tuple[Array, ...] = self.local.arrays
+        return arrays
+
+    def run(self, task: tuple[int, int]) -> None:
+        n, h = task
+        row, t0, t1 = self.core.segments[n]
+        micro = self.core.micro
+        S = np.zeros((self.Kr, self.Vp), self.dtype)
+        if self.core.start is not None:
+            stored, cursor = self.policy.format("state"), (n * 8191 + h * 131) % POOL
+            S[: self.K, : self.V] = formats.settle(self.core.start[n, h], stored, self.dtype, self.of.seed, cursor)
+        arrays = (self.q, self.k, self.e, self.v, self.b, self.g)
+        heads = tuple(h // (self.heads // x.shape[2]) for x in (self.q, self.k, self.e, self.g, self.v))
+        cursor = (n * 104729 + h * 7919) % POOL
+        _, cuts = self.cuts(t0, t1)
+        slips = sum(kernel.SLIPS[name] for name in self.of.slips)
+        rule = (micro, self.core.pre, self.core.e is not None, self.wide, self.core.g is not None, slips)
+        flat, scale = S.reshape(-1), self.dtype.type(self.core.scale)
+        rest = (flat, self.room(), self.o, self.forms, self.on, self.noise, self.of.seed != 0, cursor, rule, scale)
+        if self.chunked:
+            if t1 > t0:
+                kernel.chunked((row, t0 * micro), cuts, heads, *arrays, *rest)
+        else:
+            kernel.recurrent((row, t0 * micro), t1 * micro, heads, *arrays, *rest)
+        self.final[n, h] = S[: self.K, : self.V]
+
+
+def log_decay(a: Array) -> Array:
+    """The logarithm of a decay, where it was the exponential of a float32 number that number."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        g = np.maximum(apply(elementwise.log, np.maximum(a, np.finfo(np.float64).tiny)), WIPED)
+    g = np.where(a > 0, g, WIPED)
+    near = g.astype(np.float32).astype(np.float64)
+    return np.where(np.abs(g - near) <= 1e-13 * (1.0 + np.abs(g)), near, g)
+
+
+def _plain(x: Any) -> Array:
+    return np.ascontiguousarray(x.value, dtype=np.float64)

@@ -1,0 +1,177 @@
+"""The yardstick: for every row, the error that a faithful implementation of the declared policy would make.
+
+    sigma_r = max(E_r, W_r, KAPPA u_out |y_r|, |delta_r|, sqrt(V) eta)
+
+E_r is what an ensemble of emulations errs: the larger of its root mean square and 0.8 times its worst, for each class
+of algorithm that the policy allows. Members differ in chunk size and phase, in the order of sums (key channels
+permuted; value channels never meet in a sum) and in the noise that stands for every rounding. W_r keeps a row from
+being judged by the luck of its own ensemble: a share of what nine in ten rows near it stay below, less where the row is
+smaller than they are. Then the output's own rounding, what the truth itself may be off by, and eta, the spacing of
+the output's smallest numbers (its smallest normal one where subnormals may be flushed). All of it is drawn from
+counters: the same bits on every run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..engine.problem import Problem
+from ..engine.solution import Solution
+from ..kernels import compare
+from ..numbers.formats import KAPPA
+from .emulate import Core, Run, emulate
+from .policy import Policy
+
+Array = NDArray[Any]
+NEAR = 64  # rows on either side that a row's neighbourhood has
+WORST_COUNTS = 0.8
+SMOOTHING, FINE_SMOOTHING = 0.75, 1.0  # where nothing is rounded below the arithmetic, rows may be almost exact by luck
+QUANTILE = 0.9
+END = -1  # a phase that makes the last chunk whole
+
+
+@dataclass(frozen=True)
+class View:
+    """One way to see an output as rows: its name, the values [..., V], and along which axis rows are neighbours."""
+
+    name: str
+    values: Array
+    along: int
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What the rows of one view are measured by: sigma and its parts; `bias`, the largest coherent gain of a member
+    in units of the view's expected relative error."""
+
+    sigma: Array
+    certificate: Array  # |delta_r|: what the truth may be off by
+    bias: float
+    parts: Mapping[str, Array] = field(default_factory=dict)
+
+
+def views(outputs: Mapping[str, Array]) -> Iterator[View]:
+    """o by rows; a state by rows and by columns."""
+    for name, x in outputs.items():
+        if name == "o":
+            yield View(name, x, 1)
+        else:
+            yield View(name, x, 2)
+            yield View(f"{name} columns", np.swapaxes(x, -1, -2), 2)
+
+
+def moments(x: Array, y: Array) -> Array:
+    """The sums of kernels.compare.rows for every row, [..., 6]."""
+    rows = y.reshape(-1, y.shape[-1])
+    out = np.empty((rows.shape[0], compare.MOMENTS))
+    compare.rows(np.ascontiguousarray(x).reshape(rows.shape), np.ascontiguousarray(rows, dtype=np.float64), out)
+    return out.reshape(*y.shape[:-1], compare.MOMENTS)
+
+
+def members(policy: Policy) -> dict[str, list[Run]]:
+    """The ensemble, by class of algorithm."""
+    C = policy.chunk
+    half = max(1, C // 2)
+    # phases by a quarter and a little, so that tiles of 16 rows inside the chunks fall elsewhere too; the final state
+    # is one slice of time and meets the longest sums where the last chunk is whole
+    ways = [(C, 0), (C, C // 4 + 5), (C, 3 * C // 4 + 15), (C, END), (half, 0), (half, END), (2 * C, 0), (2 * C, END)]
+    chunk = [
+        Run("chunk", c, max(phase, 0), phase == END, seed=101 + i, permutation=201 + i)
+        for i, (c, phase) in enumerate(ways)
+    ]
+    steps = 2 if policy.algorithm == "any" else len(ways)
+    recurrent = [Run("recurrent", seed=301 + i, permutation=401 + i) for i in range(steps)]
+    every = {"chunk": chunk, "recurrent": recurrent}
+    return every if policy.algorithm == "any" else {policy.algorithm: every[policy.algorithm]}
+
+
+def outputs_of(solution: Solution) -> dict[str, Array]:
+    """Every output of a solution by name."""
+    return {"o": solution.o, **solution.finals}
+
+
+def certificates(truth: Solution, name: str) -> Any:
+    """A bound on the Euclidean error of every row of a view."""
+    base, _, columns = name.partition(" ")
+    bound = np.asarray(truth.bound[base], np.float64)
+    if base == "o":
+        return bound * np.sqrt(truth.o.shape[-1])
+    if columns:
+        return bound
+    whole = np.sqrt((bound**2).sum(axis=-1, keepdims=True))
+    return np.broadcast_to(whole, truth.finals[base].shape[:3])
+
+
+def yardstick(p: Problem, truth: Solution, policy: Policy, core: Core | None = None) -> dict[str, Scale]:
+    """The scale of every view of every output."""
+    core = Core.of(p) if core is None else core
+    true = {view.name: view for view in views(outputs_of(truth))}
+    squares: dict[str, list[list[Array]]] = {name: [] for name in true}
+    gains: dict[str, list[Array]] = {name: [] for name in true}
+    for runs in members(policy).values():
+        for found in squares.values():
+            found.append([])
+        for run in runs:
+            o, final = emulate(core, policy, run)
+            for view in views({"o": o, **dict.fromkeys(truth.finals, final)}):
+                sums = moments(view.values, true[view.name].values)
+                squares[view.name][-1].append(sums[..., compare.SQUARES])
+                gains[view.name].append(sums.reshape(-1, compare.MOMENTS).sum(axis=0))
+    return {
+        name: scale_of(view, squares[name], gains[name], certificates(truth, name), policy)
+        for name, view in true.items()
+    }
+
+
+def scale_of(view: View, squares: list[list[Array]], gains: list[Array], delta: Array, policy: Policy) -> Scale:
+    """sigma of one view from what its ensemble erred."""
+    spread = np.zeros(view.values.shape[:-1])
+    for group in squares:
+        both = np.maximum(np.mean(group, axis=0), WORST_COUNTS**2 * np.max(group, axis=0))
+        spread = np.maximum(spread, np.sqrt(both))
+    norm = np.sqrt((np.asarray(view.values, np.float64) ** 2).sum(axis=-1))
+    out = policy.format("io" if view.name == "o" else "state")
+    width = np.sqrt(view.values.shape[-1])
+    eta = out.tiny if policy.ftz else out.tiny * 2 * out.u
+    parts = {
+        "ensemble": spread,
+        "neighbours": smoothed(spread, norm, view.along, FINE_SMOOTHING if policy.fine else SMOOTHING),
+        "output rounding": KAPPA * out.u * norm,
+        "truth": delta,
+        "smallest number": np.full(spread.shape, width * eta),
+    }
+    sigma = np.maximum.reduce(list(parts.values()))
+    expected = np.sqrt((sigma**2).sum()) / max(np.sqrt((norm**2).sum()), np.finfo(float).tiny)
+    return Scale(sigma, delta, max((gain(g, expected) for g in gains), default=0.0), parts)
+
+
+def gain(sums: Array, expected: float) -> float:
+    """The coherent gain of an error, in units of the expected relative error: what truncation or a wrong scale
+    shows."""
+    along = abs(sums[compare.WITH_TRUTH]) / max(sums[compare.TRUTH_SQUARES], np.finfo(float).tiny)
+    signs = abs(sums[compare.WITH_SIGN]) / max(sums[compare.TRUTH_SIZE], np.finfo(float).tiny)
+    return float(max(along, signs) / expected) if expected > 0 else 0.0
+
+
+def smoothed(spread: Array, norm: Array, along: int, weight: float) -> Array:
+    """W: a share of what nine in ten of a row's neighbours err, less where the row is smaller than their median."""
+    if spread.shape[along] == 0:
+        return spread
+    errs, sizes = np.moveaxis(spread, along, -1), np.moveaxis(norm, along, -1)
+    flat = np.stack([errs.reshape(-1, errs.shape[-1]), sizes.reshape(-1, sizes.shape[-1])])
+    near = min(NEAR, flat.shape[-1] - 1)
+    padded = np.pad(flat, ((0, 0), (0, 0), (near, near)), mode="reflect" if near else "edge")
+    out = np.empty(flat.shape[1:])
+    count = 2 * near + 1
+    high, middle = min(count - 1, round(QUANTILE * (count - 1))), count // 2
+    for i in range(flat.shape[1]):
+        windows = np.lib.stride_tricks.sliding_window_view(padded[:, i], count, axis=-1)
+        usual = np.partition(windows[0], high, axis=-1)[:, high]
+        median = np.partition(windows[1], middle, axis=-1)[:, middle]
+        share = np.minimum(1.0, flat[1, i] / np.maximum(median, np.finfo(float).tiny))
+        out[i] = weight * usual * share
+    return np.moveaxis(out.reshape(errs.shape), -1, along)
