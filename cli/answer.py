@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from refengine import Solution, __version__
+from refengine import Gradient, Solution, __version__
 from refengine.errors import FileError
 from refengine.io import tensorfile
 
@@ -95,8 +95,19 @@ def tensors_of(solution: Solution) -> dict[str, NDArray[Any]]:
     return tensors | {f"pairing_state.{name}": state for name, state in solution.pairing_state.items()}
 
 
-def write(target: Path, question: Question, solution: Solution, source: Path) -> None:
-    tensorfile.write(target, tensors_of(solution), metadata_of(question, solution, source))
+def gradients_of(gradient: Gradient) -> dict[str, NDArray[Any]]:
+    """dq, dk, ...: a d before the name of the input."""
+    return {f"d{name}": x for name, x in gradient.items()} | {
+        f"d{name}.condition": x for name, x in gradient.condition.items()
+    }
+
+
+def write(target: Path, question: Question, solution: Solution, gradient: Gradient | None, source: Path) -> None:
+    tensors, metadata = tensors_of(solution), metadata_of(question, solution, source)
+    if gradient is not None:
+        tensors |= gradients_of(gradient)
+        metadata["gradient_certificate"] = text_of(gradient.info["certificate"])
+    tensorfile.write(target, tensors, metadata)
 
 
 def quality(solution: Solution, name: str) -> dict[str, Any]:

@@ -17,7 +17,6 @@ CONVS = ("conv_q", "conv_k", "conv_v")
 CONV_PARTS = ("weight", "bias", "state")
 GATE_PARTS = ("a", "A_log", "dt_bias")
 SCALE_IS_DEFAULT = "K^-1/2"  # how a solution spells the scale that most ops have by default
-FOR_GRADIENTS = ("do", "dht")
 NOTES = ("format",)  # near to a setting, but the usual note of who wrote the file
 TYPO = 0.8  # how alike two words are that are taken for one, misspelled
 
@@ -68,11 +67,13 @@ DIRECT = {  # arguments of `solve` under the same name
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked: an op, its arguments for `refengine.solve`, and the settings they were made from."""
+    """What is asked: an op, its arguments for `refengine.solve`, the settings they were made from, and the do and dht
+    of a question for gradients."""
 
     op: Op
     settings: dict[str, Any]
     arguments: dict[str, Any]
+    cotangents: dict[str, Any]
 
 
 def settings_known() -> list[str]:
@@ -130,12 +131,24 @@ def state_names(op: Op) -> list[str]:
     return [name.replace("final", "initial") for name in op.final_names()]
 
 
+def cotangents_of(op: Op, tensors: Mapping[str, NDArray[Any]], gradients: bool) -> dict[str, Any]:
+    """The do and dht of a file, dht.NAME of several states."""
+    several = {f"dht.{t.name}": t.name for t in op.states} if len(op.states) > 1 else {}
+    given = {name: tensors[name] for name in ("do", *(several or ("dht",))) if name in tensors}
+    if given and not gradients:
+        raise InputError(f"{next(iter(given))} is for gradients; give --grad with it.")
+    if gradients and not given:
+        raise InputError("--grad needs do [B, T, HV, V] or dht in the file; neither is there.")
+    parts = {name: x for name, x in given.items() if name in several}
+    return {name: x for name, x in given.items() if name not in parts} | (
+        {"dht": {several[name]: x for name, x in parts.items()}} if parts else {}
+    )
+
+
 def check_tensors(op: Op, names: Iterable[str]) -> None:
     """Every tensor of the file has a meaning for this op."""
-    known = tensor_names(op)
+    known = [*tensor_names(op), "do", *(("dht",) if len(op.states) == 1 else (f"dht.{t.name}" for t in op.states))]
     for name in names:
-        if name in FOR_GRADIENTS:
-            raise InputError(f"{name} is for gradients, which this version does not compute; solve a file without it.")
         if name in settings_known():
             raise InputError(f"{name} is a tensor here, but it is a setting: give it in the metadata, or by --set.")
         if name not in known:
@@ -192,7 +205,9 @@ def scale_of(op: Op, settings: Mapping[str, Any]) -> float | None:
     return None
 
 
-def ask(tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, str], said: Mapping[str, Any]) -> Question:
+def ask(
+    tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, str], said: Mapping[str, Any], gradients: bool = False
+) -> Question:
     """A file's problem, with what the command line said in place of what the file says."""
     settings = {**from_metadata(metadata), **said}
     if "op" not in settings:
@@ -214,4 +229,4 @@ def ask(tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, str], said: 
         "scale": scale_of(op, settings),
         "pairing_state": {name.removeprefix(prefix): x for name, x in tensors.items() if name.startswith(prefix)},
     }
-    return Question(op, settings, arguments)
+    return Question(op, settings, arguments, cotangents_of(op, tensors, gradients))

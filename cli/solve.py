@@ -10,6 +10,7 @@ import click
 
 import refengine
 from refengine.data import path as sample_path
+from refengine.engine.gradient import WITHOUT
 from refengine.errors import InputError
 from refengine.io import tensorfile
 
@@ -42,6 +43,7 @@ FLAGS = {"tie_values", "use_qk_l2norm", "allow_neg_eigval", "allow_nonfinite"}
 @click.option("--precision", metavar="float64|float32|certified", help="Of the recurrence; float64 if not given.")
 @click.option("--device", metavar="cpu", help="Where it runs.")
 @click.option("--form", metavar="auto|recurrent", help="How it is computed.")
+@click.option("--grad", is_flag=True, help="Also dq, dk, ...: what a loss that owes do and dht owes to every input.")
 @click.option("--set", "assignments", metavar="NAME=VALUE", multiple=True, help="Any setting, as in a file's metadata.")
 @click.option("--threads", metavar="N", type=click.IntRange(min=1), help="How many; no bit depends on it.")
 @click.option("--explain", is_flag=True, help="Say on stderr how it ran, and why so.")
@@ -50,6 +52,7 @@ def command(
     source: str | None,
     target: str | None,
     sample: bool,
+    grad: bool,
     assignments: tuple[str, ...],
     threads: int | None,
     explain: bool,
@@ -60,12 +63,13 @@ def command(
 
     IN is a .safetensors or .npz file of the op's inputs by name (`refengine ops NAME`). It may also hold initial_state,
     cu_seqlens, conv_k.weight, conv_k.bias, conv_k.state (and conv_q, conv_v), gate.a, gate.A_log, gate.dt_bias (instead
-    of g), beta_logits (instead of beta) and pairing_state.NAME. Its metadata holds the settings: op, scale,
-    use_qk_l2norm, key_shift and whatever else has an option here, conv_k.activation (silu, none), conv_k.residual,
-    gate.lower_bound, and the op's own. An option here wins.
+    of g), beta_logits (instead of beta) and pairing_state.NAME; for --grad also do and dht. Its metadata holds the
+    settings: op, scale, use_qk_l2norm, key_shift and whatever else has an option here, conv_k.activation (silu, none),
+    conv_k.residual, gate.lower_bound, and the op's own. An option here wins.
 
-    OUT is a safetensors file of o, final_state, o.bound, final_state.bound and what was asked for besides; its metadata
-    says all that is needed to repeat it. The same question gives the same bytes on every run and machine.
+    OUT is a safetensors file of o, final_state, o.bound, final_state.bound and what was asked for besides (with --grad
+    dq, dk, dinitial_state, dconv_k.weight and so on); its metadata says all that is needed to repeat it. The same
+    question gives the same bytes on every run and machine.
 
     \b
     Example:
@@ -80,14 +84,19 @@ def command(
                 raise InputError(f"{name} is set twice, by --set and by its own option.")
             said[name] = value if name in FLAGS else question.parsed(name, value)
     answer.check_target(goal, origin)
-    asked = question.ask(*tensorfile.read(origin), said)
+    asked = question.ask(*tensorfile.read(origin), said, grad)
     with Bar(asked.op.name) as bar:
         solution = refengine.solve(asked.op.name, **asked.arguments, threads=threads, progress=bar)
-    answer.write(goal, asked, solution, origin)
+    gradient = None
+    if grad:
+        arguments = {name: x for name, x in asked.arguments.items() if name not in WITHOUT} | asked.cotangents
+        with Bar(f"{asked.op.name}, gradients") as bar:
+            gradient = refengine.grad(asked.op.name, **arguments, threads=threads, progress=bar)
+    answer.write(goal, asked, solution, gradient, origin)
     if explain:
-        for line in solution.info["plan"]:
+        for line in (*solution.info["plan"], *(gradient.info["plan"] if gradient else ())):
             click.echo(line, err=True)
-    report(goal, asked, solution, as_json)
+    report(goal, asked, solution, gradient, as_json)
 
 
 def places(source: str | None, target: str | None, sample: bool) -> tuple[Path, Path]:
@@ -103,17 +112,37 @@ def places(source: str | None, target: str | None, sample: bool) -> tuple[Path, 
     return Path(str(source)), Path(target)
 
 
-def report(goal: Path, asked: question.Question, solution: refengine.Solution, as_json: bool) -> None:
+def report(
+    goal: Path,
+    asked: question.Question,
+    solution: refengine.Solution,
+    gradient: refengine.Gradient | None,
+    as_json: bool,
+) -> None:
     """What came of it, on stdout."""
     outputs = {name: answer.quality(solution, name) for name in ("o", *solution.finals)}
     seconds = float(solution.info["seconds"])
+    gradients = {} if gradient is None else answer.gradients_of(gradient)
     if as_json:
-        found = {"output": str(goal), "op": asked.op.name, **outputs, "seconds": seconds, "info": solution.info}
+        found: dict[str, Any] = {
+            "output": str(goal),
+            "op": asked.op.name,
+            **outputs,
+            "seconds": seconds,
+            "info": solution.info,
+        }
+        if gradient is not None:
+            found["gradients"] = {
+                name: {"shape": list(x.shape), "dtype": str(x.dtype)} for name, x in gradients.items()
+            }
+            found["gradient_info"] = gradient.info
         click.echo(json.dumps(found, allow_nan=False, default=str))
         return
     click.echo(str(goal))
     for name, q in outputs.items():
         click.echo(f"  {name:11}  {q['shape']} {q['dtype']}, {bound_text(q)}")
+    for name, x in gradients.items():
+        click.echo(f"  {name:11}  {list(x.shape)} {x.dtype}")
     if "correctly_rounded" in solution.info:
         counted = solution.info["correctly_rounded"]
         click.echo(f"  {counted['proved']} of {counted['proved'] + counted['not_proved']} proved correctly rounded")

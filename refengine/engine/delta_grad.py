@@ -40,7 +40,7 @@ class Adjoint:
         self.micro, self.erase = self.operands.micro, self.operands.erase
         self.decays = x.a is not None
         self.scale = self.dtype.type(scale_of(p)[0])
-        self.do = np.ascontiguousarray(do.reshape(B, T, self.heads, self.columns))
+        self.do = np.ascontiguousarray(do.reshape(B, T, self.heads, self.columns), dtype=self.dtype)
         self.end = folded(dfinal, x.folded)
         self.start = folded(p.initial_state, x.folded)
         self.u, self.w = (np.empty((B, self.heads, M, self.columns), self.dtype) for _ in range(2))
@@ -73,6 +73,10 @@ class Adjoint:
 
     def longest_first(self) -> list[int]:
         return sorted(range(len(self.p.segments)), key=lambda n: self.p.segments[n][1] - self.p.segments[n][2])
+
+    def forget(self) -> None:
+        """What only the sweeps needed."""
+        del self.u, self.w, self.marks
 
     @property
     def tokens(self) -> int:
@@ -249,9 +253,11 @@ def adjoint(
     plain: dict[str, Any] = {n: y.plain for n, y in vars(x).items() if isinstance(y, Traced)}
     a = Adjoint(p, replace(x, **plain), do, dfinal[0])
     columns, rows = Columns(a, threads), Rows(a, threads)
-    whole = columns.work + rows.work
+    before, whole, plans = columns.work, columns.work + rows.work, (columns.plan, rows.plan)
     run_all(columns, progress and (lambda n, _: progress(n, whole)))
-    run_all(rows, progress and (lambda n, _: progress(columns.work + n, whole)))
+    run_all(rows, progress and (lambda n, _: progress(before + n, whole)))
+    del columns, rows
+    a.forget()
     owed = {"q": a.dq, "k": a.dk, "v": a.dv}
     sizes = {}
     if a.erase == ERASE and x.e is not ERASE_KEY:
@@ -266,5 +272,5 @@ def adjoint(
         {name: Bounded.exact(y.astype(np.float64, copy=False)) for name, y in owed.items()},
         {name: y.astype(np.float64, copy=False) for name, y in sizes.items()},
         (initial,),
-        (columns.plan, rows.plan),
+        plans,
     )

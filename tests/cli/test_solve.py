@@ -62,6 +62,27 @@ def test_the_table_in_the_docstring_is_the_file(bench):
 # ---- what is written ----
 
 
+def test_gradients_are_those_of_python(bench):
+    rng = np.random.default_rng(2)
+    do, dht = rng.standard_normal((1, 7, 2, 4)), rng.standard_normal((1, 2, 3, 4))
+    weight = rng.standard_normal((6, 3))
+    plain, _ = bench.solve(bench.file(**{"conv_k.weight": weight}))
+    source = bench.file(do=do, dht=dht, **{"conv_k.weight": weight})
+    tensors, metadata = bench.solve(source, "--grad", "--states-at", "3")
+    conv = refengine.Conv(weight)
+    g = refengine.grad("gated_delta_rule", **bench.tensors, conv_k=conv, use_qk_l2norm=True, do=do, dht=dht)
+    assert {"dq", "dk", "dv", "dg", "dbeta", "dinitial_state", "dconv_k.weight", "dg.condition"} <= set(tensors)
+    for name, x in g.items():
+        assert tensors[f"d{name}"].tobytes() == x.tobytes()
+    for name, x in g.condition.items():
+        assert tensors[f"d{name}.condition"].tobytes() == x.tobytes()
+    assert tensors["o"].tobytes() == plain["o"].tobytes()
+    assert metadata["gradient_certificate"] == g.info["certificate"]
+    result = bench.run("solve", source, "-o", bench.out, "--grad", "--json")
+    assert json.loads(result.stdout)["gradients"]["dq"] == {"shape": [1, 7, 2, 3], "dtype": "float64"}
+    assert "  dq           [1, 7, 2, 3] float64" in bench.run("solve", source, "-o", bench.out, "--grad").stdout
+
+
 def test_everything_needed_to_repeat_it_is_in_the_metadata(bench):
     source = bench.file(metadata={"comment": "mine"})
     _, metadata = bench.solve(source, "--key-shift", "1", "--scale", "0.1", "--states-at", "1,5")
@@ -289,8 +310,13 @@ def test_an_extra_tensor(bench, name, near):
 
 
 @pytest.mark.parametrize("name", ["do", "dht"])
-def test_gradients_are_not_here_yet(bench, name):
-    bench.refused_file(bench.file(**{name: np.zeros(3)}), says=[f"{name} is for gradients"])
+def test_a_cotangent_without_grad(bench, name):
+    bench.refused_file(bench.file(**{name: np.zeros(3)}), says=[f"{name} is for gradients; give --grad with it."])
+
+
+def test_grad_without_a_cotangent(bench):
+    bench.refused_file(bench.file(), "--grad", says=["--grad needs do", "neither is there"])
+    bench.refused_file(bench.file(do=np.zeros((1, 7, 2, 3))), "--grad", says=["do has shape [1, 7, 2, 3]"])
 
 
 def test_a_setting_as_a_tensor(bench):
