@@ -14,10 +14,11 @@ if TYPE_CHECKING:
     from .engine.gradient import Gradient, grad
     from .engine.solution import Solution
     from .engine.solve import solve
-    from .errors import FileError, GrowingGateWarning, InputError, RefengineError, UnavailableError
+    from .errors import AdapterError, FileError, GrowingGateWarning, InputError, RefengineError, UnavailableError
     from .frontend.gates import Gate
     from .frontend.norm import L2Norm
     from .frontend.pairing import Conv
+    from .verify.verdict import Verdict, verify
 
 __version__ = "0.1.0"
 
@@ -26,6 +27,7 @@ _HOME = {
     "grad": ".engine.gradient",
     "Gradient": ".engine.gradient",
     "Solution": ".engine.solution",
+    "Verdict": ".verify.verdict",
     "Conv": ".frontend.pairing",
     "Gate": ".frontend.gates",
     "L2Norm": ".frontend.norm",
@@ -34,8 +36,10 @@ _HOME = {
     "FileError": ".errors",
     "UnavailableError": ".errors",
     "GrowingGateWarning": ".errors",
+    "AdapterError": ".errors",
 }
 __all__ = [
+    "AdapterError",
     "Conv",
     "FileError",
     "Gate",
@@ -46,17 +50,19 @@ __all__ = [
     "RefengineError",
     "Solution",
     "UnavailableError",
+    "Verdict",
     "grad",
     "ops",
     "solve",
+    "verify",
 ]
 
 
 def __getattr__(name: str) -> Any:
     if name in _HOME:
         value = getattr(_import_module(_HOME[name], __name__), name)
-    elif name == "ops":
-        value = _import_module(".ops", __name__)
+    elif name in ("ops", "verify"):
+        value = _import_module(f".{name}", __name__)
     else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     globals()[name] = value

@@ -28,6 +28,10 @@ class UnavailableError(RefengineError, RuntimeError):
     """Something asked for is not on this machine (a device, an extra)."""
 
 
+class AdapterError(RefengineError, RuntimeError):
+    """A candidate could not be run, or gave nothing that can be judged; its own words are in the sentence."""
+
+
 class GrowingGateWarning(UserWarning):
     """A positive log gate: legal, but the state grows."""
 

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from ._jit import njit
 
-# Of every row, d = x - y:
+# Of every row, d = x - y, or x - y - low:
 SQUARES, LARGEST, WITH_TRUTH, TRUTH_SQUARES, WITH_SIGN, TRUTH_SIZE = range(6)
 MOMENTS = 6
 
 
 @njit
-def rows(x, y, out):
-    """sum d^2, max |d|, sum d y, sum y^2, sum d sgn(y), sum |y| of each row of x and y [R, V]."""
+def rows(x, y, low, out):
+    """sum d^2, max |d|, sum d y, sum y^2, sum d sgn(y), sum |y| of each row of x and y [R, V]. `low` is
+    what the truth has beyond y, or empty."""
+    lower = low.size > 0
     for r in range(x.shape[0]):
         squares = largest = with_truth = truth_squares = with_sign = truth_size = 0.0
         for i in range(x.shape[1]):
             true = y[r, i]
             d = x[r, i] - true
+            if lower:
+                d -= low[r, i]
             squares += d * d
             largest = max(largest, abs(d))
             with_truth += d * true

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from ..kernels import compare
 from .policy import Policy
-from .yardstick import Scale, gain, moments
+from .yardstick import Scale, View, gain, moments
 
 Array = NDArray[Any]
 PASS, WARN, FAIL = "PASS", "WARN", "FAIL"
@@ -96,10 +96,10 @@ def ratio(errors: Array, sigmas: Array) -> float:
 
 
 def measure(
-    view: str, x: Array, y: Array, scale: Scale, policy: Policy, segments: Sequence[tuple[int, int, int]], strict: bool
+    x: Array, true: View, scale: Scale, policy: Policy, segments: Sequence[tuple[int, int, int]], strict: bool = False
 ) -> Statistics:
-    """The statistics of candidate rows x against true rows y [..., V]."""
-    sums = moments(x, y)
+    """The statistics of candidate rows x [..., V] against the true ones."""
+    view, y, sums = true.name, true.values, moments(x, true)
     squares, V = sums[..., compare.SQUARES], y.shape[-1]
     sigma2 = scale.sigma**2
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):

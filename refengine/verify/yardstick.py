@@ -31,16 +31,19 @@ NEAR = 64  # rows on either side that a row's neighbourhood has
 WORST_COUNTS = 0.8
 SMOOTHING, FINE_SMOOTHING = 0.75, 1.0  # where nothing is rounded below the arithmetic, rows may be almost exact by luck
 QUANTILE = 0.9
+COLUMNS = " columns"  # a state seen by columns
 END = -1  # a phase that makes the last chunk whole
 
 
 @dataclass(frozen=True)
 class View:
-    """One way to see an output as rows: its name, the values [..., V], and along which axis rows are neighbours."""
+    """One way to see an output as rows: its name, the values [..., V], along which axis rows are neighbours, and, of
+    a truth, what it has beyond the values."""
 
     name: str
     values: Array
     along: int
+    low: Array | None = None
 
 
 @dataclass(frozen=True)
@@ -54,22 +57,35 @@ class Scale:
     parts: Mapping[str, Array] = field(default_factory=dict)
 
 
-def views(outputs: Mapping[str, Array]) -> Iterator[View]:
+def views(outputs: Mapping[str, Array], low: Mapping[str, Array] | None = None) -> Iterator[View]:
     """o by rows; a state by rows and by columns."""
     for name, x in outputs.items():
+        rest = None if low is None else low.get(name)
         if name == "o":
-            yield View(name, x, 1)
+            yield View(name, x, 1, rest)
         else:
-            yield View(name, x, 2)
-            yield View(f"{name} columns", np.swapaxes(x, -1, -2), 2)
+            yield View(name, x, 2, rest)
+            turned = None if rest is None else np.swapaxes(rest, -1, -2)
+            yield View(f"{name}{COLUMNS}", np.swapaxes(x, -1, -2), 2, turned)
 
 
-def moments(x: Array, y: Array) -> Array:
+def truth_views(truth: Solution) -> dict[str, View]:
+    """Every output of a solution, as rows."""
+    return {view.name: view for view in views({"o": truth.o, **truth.finals}, truth.low)}
+
+
+def moments(x: Array, true: View) -> Array:
     """The sums of kernels.compare.rows for every row, [..., 6]."""
-    rows = y.reshape(-1, y.shape[-1])
-    out = np.empty((rows.shape[0], compare.MOMENTS))
-    compare.rows(np.ascontiguousarray(x).reshape(rows.shape), np.ascontiguousarray(rows, dtype=np.float64), out)
+    y = true.values
+    shape = (int(np.prod(y.shape[:-1])), y.shape[-1])
+    low = np.empty((0, 0)) if true.low is None else _rows(true.low, shape)
+    out = np.empty((shape[0], compare.MOMENTS))
+    compare.rows(np.ascontiguousarray(x).reshape(shape), _rows(y, shape), low, out)
     return out.reshape(*y.shape[:-1], compare.MOMENTS)
+
+
+def _rows(x: Array, shape: tuple[int, int]) -> Array:
+    return np.ascontiguousarray(x, dtype=np.float64).reshape(shape)
 
 
 def members(policy: Policy) -> dict[str, list[Run]]:
@@ -89,18 +105,13 @@ def members(policy: Policy) -> dict[str, list[Run]]:
     return every if policy.algorithm == "any" else {policy.algorithm: every[policy.algorithm]}
 
 
-def outputs_of(solution: Solution) -> dict[str, Array]:
-    """Every output of a solution by name."""
-    return {"o": solution.o, **solution.finals}
-
-
 def certificates(truth: Solution, name: str) -> Any:
     """A bound on the Euclidean error of every row of a view."""
-    base, _, columns = name.partition(" ")
-    bound = np.asarray(truth.bound[base], np.float64)
+    base = name.removesuffix(COLUMNS)
+    bound = np.asarray(truth.bound[f"{base}.lo" if base in truth.low else base], np.float64)
     if base == "o":
         return bound * np.sqrt(truth.o.shape[-1])
-    if columns:
+    if base != name:
         return bound
     whole = np.sqrt((bound**2).sum(axis=-1, keepdims=True))
     return np.broadcast_to(whole, truth.finals[base].shape[:3])
@@ -109,7 +120,7 @@ def certificates(truth: Solution, name: str) -> Any:
 def yardstick(p: Problem, truth: Solution, policy: Policy, core: Core | None = None) -> dict[str, Scale]:
     """The scale of every view of every output."""
     core = Core.of(p) if core is None else core
-    true = {view.name: view for view in views(outputs_of(truth))}
+    true = truth_views(truth)
     squares: dict[str, list[list[Array]]] = {name: [] for name in true}
     gains: dict[str, list[Array]] = {name: [] for name in true}
     for runs in members(policy).values():
@@ -118,7 +129,7 @@ def yardstick(p: Problem, truth: Solution, policy: Policy, core: Core | None = N
         for run in runs:
             o, final = emulate(core, policy, run)
             for view in views({"o": o, **dict.fromkeys(truth.finals, final)}):
-                sums = moments(view.values, true[view.name].values)
+                sums = moments(view.values, true[view.name])
                 squares[view.name][-1].append(sums[..., compare.SQUARES])
                 gains[view.name].append(sums.reshape(-1, compare.MOMENTS).sum(axis=0))
     return {
@@ -172,6 +183,7 @@ def smoothed(spread: Array, norm: Array, along: int, weight: float) -> Array:
         windows = np.lib.stride_tricks.sliding_window_view(padded[:, i], count, axis=-1)
         usual = np.partition(windows[0], high, axis=-1)[:, high]
         median = np.partition(windows[1], middle, axis=-1)[:, middle]
-        share = np.minimum(1.0, flat[1, i] / np.maximum(median, np.finfo(float).tiny))
+        with np.errstate(over="ignore"):
+            share = np.minimum(1.0, flat[1, i] / np.maximum(median, np.finfo(float).tiny))
         out[i] = weight * usual * share
     return np.moveaxis(out.reshape(errs.shape), -1, along)

@@ -12,7 +12,7 @@ from refengine.verify.emulate import Core, Run, emulate
 from refengine.verify.policy import policy
 from refengine.verify.statistics import FAIL, PASS, measure
 from refengine.verify.trials import REGIMES, trial
-from refengine.verify.yardstick import outputs_of, views, yardstick
+from refengine.verify.yardstick import truth_views, views, yardstick
 
 HONEST = [Run(), Run("chunk", 16), Run("chunk", 64, splits=(1, 101)), Run("chunk", 128), Run("chunk", 48, 7)]
 
@@ -26,9 +26,9 @@ def case(name, regime, grade, seed=0):
 
 def judged(name, regime, grade, o, final, seed=0):
     p, truth, _, chosen, scale = case(name, regime, grade, seed)
-    true = {v.name: v.values for v in views(outputs_of(truth))}
+    true = truth_views(truth)
     got = views({"o": o, "final_state": final})
-    return [measure(v.name, v.values, true[v.name], scale[v.name], chosen, p.segments, False) for v in got]
+    return [measure(v.values, true[v.name], scale[v.name], chosen, p.segments) for v in got]
 
 
 @pytest.mark.parametrize("grade", ["f32", "bf16", "f16-state16"])

@@ -1,0 +1,271 @@
+"""Candidates that can be run: a Python callable, or any program that reads a file and writes one."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Protocol
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import AdapterError, FileError, InputError
+from ..frontend.gates import Gate
+from ..frontend.norm import L2Norm
+from ..frontend.pairing import Conv
+from ..io import tensorfile
+from ..io.interop import to_numpy
+from .policy import Policy
+
+Array = NDArray[Any]
+SILENT = {"convention", "precision", "device", "form", "states_at", "threads", "allow_nonfinite"}  # how we compute
+LIMIT_S, LIMIT_GIB = 600.0, 16.0
+SAID = 1500  # characters of a program's stderr that are repeated
+
+
+class Live(Protocol):
+    """A candidate that can be run on any problem."""
+
+    def takes(self, name: str) -> bool:
+        """Whether it can be given that argument."""
+
+    def outputs(
+        self, op: str, inputs: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], policy: Policy
+    ) -> dict[str, Any]:
+        """What it makes of the problem `refengine.solve(op, **inputs)` solves; `shapes` are the outputs wanted."""
+
+
+def given(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """The inputs that say something."""
+    return {name: x for name, x in inputs.items() if x is not None and x is not False and not _nothing(x)}
+
+
+def _nothing(x: Any) -> bool:
+    return (isinstance(x, int) and x == 0) or (isinstance(x, Mapping) and not x)
+
+
+class Called:
+    """A Python function taking the inputs by our names, those in its signature; torch tensors on `device` where
+    framework is "torch" (or "auto" and its module has imported torch), else NumPy arrays of the inputs' own dtypes."""
+
+    def __init__(self, function: Callable[..., Any], framework: str = "auto", device: str = "cpu") -> None:
+        if framework not in ("auto", "numpy", "torch"):
+            raise InputError(f"There is no framework {framework!r} (known: auto, numpy, torch).")
+        self.function, self.device = function, device
+        origin = inspect.unwrap(function)
+        scope = getattr(getattr(origin, "func", origin), "__globals__", {})
+        self.torch = framework == "torch" or (framework == "auto" and "torch" in scope)
+        try:
+            self.parameters = inspect.signature(function).parameters
+        except (TypeError, ValueError) as error:
+            raise AdapterError(f"The candidate's signature cannot be read ({error}).") from error
+        self.everything = any(p.kind is p.VAR_KEYWORD for p in self.parameters.values())
+
+    @classmethod
+    def named(cls, where: str, framework: str = "auto", device: str = "cpu") -> Called:
+        """The function that `module:function` names; the current folder is looked in too."""
+        module, colon, name = where.partition(":")
+        if not colon or not name:
+            raise InputError(f"--call takes module:function; {where!r} has no function.")
+        if os.getcwd() not in sys.path:
+            sys.path.insert(0, os.getcwd())
+        try:
+            function = import_module(module)
+            for part in name.split("."):
+                function = getattr(function, part)
+        except Exception as error:
+            raise AdapterError(f"{where} cannot be imported ({type(error).__name__}: {error}).") from error
+        if not callable(function):
+            raise AdapterError(f"{where} is a {type(function).__name__}, which cannot be called.")
+        return cls(function, framework, device)
+
+    def takes(self, name: str) -> bool:
+        return self.everything or name in self.parameters
+
+    def outputs(
+        self, op: str, inputs: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], policy: Policy
+    ) -> dict[str, Any]:
+        said = given(inputs)
+        for name in said:
+            if not self.takes(name) and name not in SILENT:
+                raise AdapterError(f"The problem has {name}, which {self.name} does not take.")
+        arrays = {name: to_numpy(x, name) for name, x in said.items() if _is_array(x)}
+        passed = {name: self.handed(x.copy()) for name, x in arrays.items()}
+        call = {name: passed.get(name, x) for name, x in said.items() if self.takes(name)}
+        buffers = {name: self.buffer(name, shape, policy) for name, shape in shapes.items() if name in self.parameters}
+        if "output_final_state" in self.parameters:
+            call.setdefault("output_final_state", True)
+        try:
+            result = self.function(**call, **buffers)
+        except Exception as error:
+            raise AdapterError(f"{self.name} raised {type(error).__name__}: {error}") from error
+        for name, x in arrays.items():
+            if to_numpy(passed[name], name).tobytes() != x.tobytes():
+                raise AdapterError(f"{self.name} changed its input {name}.")
+        found = {**buffers, **self.parts(result, tuple(shapes))}
+        for name, x in found.items():
+            self.check_alias(name, x, passed)
+        return {name: None if x is None else to_numpy(x, name) for name, x in found.items()}
+
+    @property
+    def name(self) -> str:
+        return getattr(self.function, "__name__", type(self.function).__name__)
+
+    def handed(self, x: Array) -> Any:
+        if not self.torch:
+            return x
+        import torch
+
+        if x.dtype == ml_dtypes.bfloat16:
+            return torch.from_numpy(x.view(np.int16)).view(torch.bfloat16).to(self.device)
+        return torch.from_numpy(x).to(self.device)
+
+    def buffer(self, name: str, shape: tuple[int, ...], policy: Policy) -> Any:
+        """Room for an output, holding NaN."""
+        dtype = policy.format("io" if name == "o" else "state").dtype
+        return self.handed(np.full(shape, math.nan, dtype))
+
+    def parts(self, result: Any, names: Sequence[str]) -> dict[str, Any]:
+        if result is None:
+            return {}
+        if isinstance(result, Mapping):
+            return dict(result)
+        if isinstance(result, tuple | list):
+            if len(result) > len(names):
+                raise AdapterError(f"{self.name} returned {len(result)} things; {', '.join(names)} were asked for.")
+            return dict(zip(names, result, strict=False))
+        return {names[0]: result}
+
+    def check_alias(self, name: str, x: Any, passed: Mapping[str, Any]) -> None:
+        """An output must not live in an input's memory: the next call would overwrite it."""
+        for other, y in passed.items():
+            if x is y or (isinstance(x, np.ndarray) and isinstance(y, np.ndarray) and np.shares_memory(x, y)):
+                raise AdapterError(f"{self.name} returned {name} in the memory of its input {other}.")
+
+
+def _is_array(x: Any) -> bool:
+    return hasattr(x, "__array__") or hasattr(x, "__dlpack__") or isinstance(x, list)
+
+
+@dataclass(frozen=True)
+class Program:
+    """A command with {in} and {out} in it: it reads the problem from the one file (safetensors: tensors by our names,
+    settings as text in the metadata) and writes o and final_state to the other (safetensors or .npz)."""
+
+    command: str
+    seconds: float = LIMIT_S
+    gib: float = LIMIT_GIB
+
+    def takes(self, name: str) -> bool:
+        return True
+
+    def outputs(
+        self, op: str, inputs: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], policy: Policy
+    ) -> dict[str, Any]:
+        with tempfile.TemporaryDirectory(prefix="refengine-") as folder:
+            source, target = Path(folder, "in.safetensors"), Path(folder, "out.safetensors")
+            tensors, settings = as_file(op, inputs)
+            tensorfile.write(source, tensors, settings)
+            said = self.run(source, target)
+            if not target.exists():
+                raise AdapterError(f"{self.word} wrote no file {{out}}{_words(said)}")
+            try:
+                found, _ = tensorfile.read(target)
+            except FileError as error:
+                raise AdapterError(f"{self.word} wrote what cannot be read ({error}){_words(said)}") from error
+            return {name: np.array(x) for name, x in found.items()}
+
+    @property
+    def word(self) -> str:
+        return shlex.split(self.command)[0] if self.command.strip() else "The program"
+
+    def run(self, source: Path, target: Path) -> str:
+        """Its stderr; its memory limited and its whole process group ended when the time is up."""
+        if "{in}" not in self.command or "{out}" not in self.command:
+            raise InputError(f"--exec takes a command with {{in}} and {{out}}; {self.command!r} lacks one.")
+        places = {"{in}": str(source), "{out}": str(target)}
+        words = [_filled(word, places) for word in shlex.split(self.command)]
+        limit = f"import os,resource,sys; n=int({self.gib}*2**30); resource.setrlimit(resource.RLIMIT_AS,(n,n)); "
+        limit += "os.execvp(sys.argv[1],sys.argv[1:])"
+        try:
+            process = subprocess.Popen(
+                [sys.executable, "-c", limit, *words],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise AdapterError(f"{self.word} cannot be started ({error.strerror}).") from error
+        try:
+            _, stderr = process.communicate(timeout=self.seconds)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            _, stderr = process.communicate()
+            said = stderr.decode(errors="replace")
+            raise AdapterError(f"{self.word} was still running after {self.seconds:g} s{_words(said)}") from None
+        said = stderr.decode(errors="replace")
+        if process.returncode < 0:
+            name = signal.Signals(-process.returncode).name
+            raise AdapterError(f"{self.word} was ended by {name}{_words(said)}")
+        if process.returncode:
+            raise AdapterError(f"{self.word} ended with {process.returncode}{_words(said)}")
+        return said
+
+
+def _filled(word: str, places: Mapping[str, str]) -> str:
+    for mark, place in places.items():
+        word = word.replace(mark, place)
+    return word
+
+
+def _words(said: str) -> str:
+    """A program's own words, for the end of a sentence."""
+    text = said.strip()
+    return f"; it said: {text[-SAID:]}" if text else " and said nothing"
+
+
+def as_file(op: str, inputs: Mapping[str, Any]) -> tuple[dict[str, Array], dict[str, str]]:
+    """A problem as tensors and settings, under the names that `refengine solve` reads."""
+    tensors: dict[str, Array] = {}
+    settings: dict[str, str] = {"op": op}
+
+    def put(name: str, x: Any) -> None:
+        if isinstance(x, Conv):
+            for part in ("weight", "bias", "state"):
+                put(f"{name}.{part}", getattr(x, part))
+            settings[f"{name}.activation"] = x.activation or "none"
+            settings[f"{name}.residual"] = str(x.residual).lower()
+        elif isinstance(x, Gate):
+            for part in ("a", "A_log", "dt_bias"):
+                put(f"{name}.{part}", getattr(x, part))
+            if x.lower_bound is not None:
+                settings[f"{name}.lower_bound"] = repr(x.lower_bound)
+        elif isinstance(x, L2Norm):
+            settings.update({name: "true", "l2norm_eps": repr(x.eps), "l2norm_place": x.place})
+        elif isinstance(x, Mapping):
+            for key, value in x.items():
+                put(f"{name}.{key}", value)
+        elif isinstance(x, bool):
+            settings[name] = str(x).lower()
+        elif isinstance(x, tuple | list) and name == "states_at":
+            settings[name] = ",".join(map(str, x))
+        elif _is_array(x) and not np.isscalar(x):
+            tensors[name] = np.ascontiguousarray(to_numpy(x, name))
+        elif x is not None:
+            settings[name] = repr(float(x)) if isinstance(x, float | np.floating) else str(x)
+
+    for name, x in inputs.items():
+        put(name, x)
+    return tensors, settings
