@@ -58,7 +58,7 @@ class Job(delta.Job):
     def scratch(self) -> tuple[Array, ...]:
         if not hasattr(self.room, "arrays"):
             x, lines = (WINDOW + 1, self.K * kernel.CELLS), (4, -(-self.K // 16) * 16)
-            shapes = (x, lines, (WINDOW, SLOTS), *[(WINDOW, self.lanes)] * 10)
+            shapes = (x, lines, (WINDOW, SLOTS), *[(WINDOW, self.lanes)] * 12)
             self.room.arrays = tuple(aligned(shape, self.dtype) for shape in shapes)
         arrays: tuple[Array, ...] = self.room.arrays
         return arrays

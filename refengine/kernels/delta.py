@@ -58,16 +58,19 @@ from ._simd import (
     load,
     maximum,
     minimum,
+    prefetch,
     put,
     smallest,
     splat,
     sqrt,
     store,
+    take,
     total,
     weave,
 )
 
-WINDOW = 32  # micro-steps packed at a time: at K = 128 their k, q, a, e take 128 KiB of the second-level cache
+WINDOW = 64  # micro-steps packed at a time: at K = 128 their k and q take 128 KiB of the second-level cache
+SOON = 4  # micro-steps between asking for a token's numbers and using them
 REFRESH = 32  # micro-steps between two measurements of a column's norm
 NO_ERASE, ERASE_IS_KEY, ERASE = 0, 1, 2
 
@@ -212,9 +215,24 @@ def recur(x, wide, erase, v, b, S, miss, d_all, o, squares, first, pre, scale, z
 
 
 @inline
-def follow(v, b, c, N, E, miss, d_all, o, squares, worst, first, pre, numbers):
+def gains(b, c, operator, wrong_b, half):
+    """What the bound of each micro-step needs of b alone: an upper bound on |M|, and |b^ - b|."""
+    L = b.shape[1]
+    for j in range(operator.shape[0]):
+        w = c[j]
+        bj = load(b, j * L)
+        abs_b = absolute(bj)
+        y = fma(bj, splat(w[MINUS_K_E]), splat(w[TWO_A0]))
+        side = bj * w[SIDE]
+        gap = sqrt(fma(y, y, side * side))
+        store(operator, j * L, fma(gap, splat(half), fma(abs_b, splat(w[PER_B]), splat(w[REST]))))
+        store(wrong_b, j * L, fma(abs_b, splat(w[CAST_B]), splat(w[DB])))
+
+
+@inline
+def follow(v, b, operators, wrong_bs, c, N, E, miss, d_all, o, squares, worst, first, pre, numbers):
     """The same window again, for the bound: N, E [L] are carried on, worst [W, L] collects the o-bounds of a row."""
-    scale, scale_error, u, tau, norm_up, half, floor = numbers
+    scale, scale_error, u, tau, norm_up, _, floor = numbers
     W = v.shape[0]
     L = v.shape[1]
     size_s = abs(scale)
@@ -225,18 +243,14 @@ def follow(v, b, c, N, E, miss, d_all, o, squares, worst, first, pre, numbers):
     for j in range(W):
         w = c[j]
         at_j = j * L
-        bj = load(b, at_j)
-        abs_b = absolute(bj)
+        abs_b = absolute(load(b, at_j))
+        operator = load(operators, at_j)
+        wrong_b = load(wrong_bs, at_j)
         abs_miss = absolute(load(miss, at_j))
         abs_d = absolute(load(d_all, at_j))
         decayed = fma(splat(w[SIZE_A]), norm, tiny)
         if (first + j) & (REFRESH - 1) == 0:
             decayed = minimum(decayed, fma(sqrt(load(squares, at_j)), splat(norm_up), splat(floor)))
-        y = fma(bj, splat(w[MINUS_K_E]), splat(w[TWO_A0]))
-        side = bj * w[SIDE]
-        gap = sqrt(fma(y, y, side * side))
-        operator = fma(gap, splat(half), fma(abs_b, splat(w[PER_B]), splat(w[REST])))
-        wrong_b = fma(abs_b, splat(w[CAST_B]), splat(w[DB]))
         given = fma(decayed, splat(w[MU]), fma(norm + error, tiny, tiny))
         seen = norm if pre else decayed
         carried = fma(operator, error, given) if pre else operator * fma(splat(w[SIZE_A]), error, given)
@@ -266,10 +280,12 @@ def dot(x, y):
 @inline
 def extent(x, channels):
     """(smallest, largest) entry of a padded row of `channels` different numbers."""
+    if channels == 1:
+        return np.float64(x[0]), np.float64(x[0])
     L = BLOCK // x.itemsize
     low = block(x, 0)
     top = low
-    for i in range(L, x.size if channels > 1 else L, L):
+    for i in range(L, x.size, L):
         low = minimum(low, block(x, i))
         top = maximum(top, block(x, i))
     return np.float64(smallest(low)), np.float64(largest(top))
@@ -339,16 +355,32 @@ def offset(x, batch, t, head):
 
 
 @inline
+def ahead(x, source, n):
+    """Have the same n numbers of a token that comes soon brought near: with many heads it lies on another page, where
+    no machine looks by itself."""
+    for i in range(source, source + n, 64 // x.itemsize):
+        prefetch(x, i + SOON * x.shape[2] * x.shape[3])
+
+
+@inline
+def copied(x, source, y, to, n):
+    """n numbers from flat `source` of x on to flat `to` of y, rounded if need be."""
+    L = BLOCK // y.itemsize
+    whole = n - n % L
+    for i in range(0, whole, L):
+        store(y, to + i, take(x, source + i, y))
+    for i in range(whole, n):
+        put(y, to + i, at(x, source + i))
+
+
+@inline
 def widen(x, batch, t, head, lines, n):
     """One vector into line n, rounded if need be, with zeros behind it. One entry stands for all."""
     source = offset(x, batch, t, head)
-    D = x.shape[3]
-    P = lines.shape[1]
-    to = n * P
-    for i in range(D):
-        put(lines, to + i, at(x, source + i))
-    for i in range(D, P):
-        put(lines, to + i, np.float32(0.0))
+    ahead(x, source, x.shape[3])
+    copied(x, source, lines, n * lines.shape[1], x.shape[3])
+    for i in range(n * lines.shape[1] + x.shape[3], (n + 1) * lines.shape[1]):
+        put(lines, i, np.float32(0.0))
 
 
 @inline
@@ -367,32 +399,59 @@ def lay(lines, a, b, x, base, K):
 
 
 @inline
-def columns_in(x, batch, start, head, left, W, tile_rows, zero):
-    """Columns left .. left + L of W micro-steps into [W, L], zeros beyond the last; one column stands for all."""
+def row_in(x, base, left, tile_rows, j, zero):
+    """Columns left .. left + L of one micro-step into row j, zeros beyond the last; one column stands for all."""
     L = tile_rows.shape[1]
     n = min(L, x.shape[3] - left)
-    step = x.shape[2] * x.shape[3]
+    ahead(x, base + left, n)
+    copied(x, base + left, tile_rows, j * L, n)
+    for i in range(n, L):
+        tile_rows[j, i] = at(x, base) if x.shape[3] == 1 else zero
+
+
+@inline
+def columns_in(x, batch, start, head, left, W, tile_rows, zero):
+    """Columns left .. left + L of W micro-steps into [W, L]."""
     base = offset(x, batch, start, head)
     for j in range(W):
-        for i in range(n):
-            tile_rows[j, i] = at(x, base + left + i)
-        for i in range(n, L):
-            tile_rows[j, i] = at(x, base) if x.shape[3] == 1 else zero
-        base += step
+        row_in(x, base + j * x.shape[2] * x.shape[3], left, tile_rows, j, zero)
+
+
+@inline
+def heads_in(x, batch, start, head, column, W, tiles, zero):
+    """The columns from `column` on of W micro-steps into tiles [tiles, WINDOW, L], in the order of memory."""
+    base = offset(x, batch, start, head)
+    for j in range(W):
+        for n in range(tiles.shape[0]):
+            row_in(x, base + j * x.shape[2] * x.shape[3], column + n * tiles.shape[2], tiles[n], j, zero)
+
+
+@inline
+def row_out(tile_rows, j, o, base, left):
+    """Row j into its columns of o."""
+    L = tile_rows.shape[1]
+    copied(tile_rows, j * L, o, base + left, min(L, o.shape[3] - left))
 
 
 @inline
 def columns_out(tile_rows, o, batch, t, head, left, first, W, micro):
     """The read-outs of a window into their columns of o."""
-    L = tile_rows.shape[1]
-    n = min(L, o.shape[3] - left)
-    base = offset(o, batch, t, head) + left
-    step = o.shape[2] * o.shape[3]
+    base = offset(o, batch, t, head)
     for j in range(W):
         if (first + j + 1) % micro == 0:
-            for i in range(n):
-                put(o, base + i, tile_rows[j, i])
-            base += step
+            row_out(tile_rows, j, o, base, left)
+            base += o.shape[2] * o.shape[3]
+
+
+@inline
+def heads_out(tiles, o, batch, t, head, column, first, W, micro):
+    """`columns_out` of all tiles, in the order of memory."""
+    base = offset(o, batch, t, head)
+    for j in range(W):
+        if (first + j + 1) % micro == 0:
+            for n in range(tiles.shape[0]):
+                row_out(tiles[n], j, o, base, column + n * tiles.shape[2])
+            base += o.shape[2] * o.shape[3]
 
 
 @inline
@@ -419,7 +478,7 @@ def prepare(place, heads, q, k, e, a, dq, dk, de, da, dv, db, x, lines, slots, s
         t = start + j
         widen(k, batch, t, hk, lines, new)
         widen(a, batch, t, ha, lines, 4)
-        for i in range(a.shape[3], P):
+        for i in range(a.shape[3], P if wide else 0):
             put(lines, 4 * P + i, at(lines, 4 * P))
         if erase == ERASE:
             widen(e, batch, t, he, lines, 5)
@@ -468,8 +527,8 @@ def run(place, heads, q, k, e, a, v, b, dq, dk, de, da, dv, db, S, N, E, o, boun
     errors   dq .. db [B, T or M, *], the bounds of the docstring above
     state    S [tiles, K, L], N and E [tiles, L], carried on
     written  o [B, T, HV, V] and bound [T]
-    scratch  x [W + 1, K to a multiple of 4, 4], lines [6, padded K], slots [W, SLOTS]; v, b, v - p, d, o, squares, row
-             bounds [W, L]
+    scratch  x [W + 1, row_length], lines [6, padded K], slots [W, SLOTS]; v, o [tiles, W, L]; b, its two gains, v - p,
+             d, squares, row bounds [W, L]
     rule     (micro, pre, erase); numbers: what `constants` gives
     """
     batch, t0, t1, begin, column = place
@@ -477,7 +536,7 @@ def run(place, heads, q, k, e, a, v, b, dq, dk, de, da, dv, db, S, N, E, o, boun
     micro, pre, erase, wide = rule
     u = numbers[2]
     zero = u - u
-    x, lines, slots, vs, bs, miss, ds, os, squares, worst = scratch
+    x, lines, slots, vs, os, bs, operator, wrong_b, miss, ds, squares, worst = scratch
     tiles, _, L = S.shape
     for start in range(t0, t1, WINDOW):
         W = min(WINDOW, t1 - start)
@@ -485,14 +544,17 @@ def run(place, heads, q, k, e, a, v, b, dq, dk, de, da, dv, db, S, N, E, o, boun
         prepare(place, heads, q, k, e, a, dq, dk, de, da, dv, db, x, lines, slots, start, W, rule, numbers)
         for j in range(W):
             store(worst, j * L, splat(zero))
+        heads_in(v, batch, start, hv, column, W, vs[:tiles], zero)
         for n in range(tiles):
-            left = column + n * L
-            columns_in(v, batch, start, hv, left, W, vs, zero)
             if n == 0 or b.shape[3] > 1:
-                columns_in(b, batch, start, hv, left if b.shape[3] > 1 else 0, W, bs, zero)
-            recur(x, wide, erase, vs[:W], bs, S[n], miss, ds, os, squares, first, pre, numbers[0], zero)
-            follow(vs[:W], bs, slots, N[n], E[n], miss, ds, os, squares, worst, first, pre, numbers)
-            columns_out(os, o, batch, start // micro, hv, left, first, W, micro)
+                columns_in(b, batch, start, hv, column + n * L if b.shape[3] > 1 else 0, W, bs, zero)
+                gains(bs, slots, operator[:W], wrong_b, numbers[5])
+            recur(x, wide, erase, vs[n, :W], bs, S[n], miss, ds, os[n], squares, first, pre, numbers[0], zero)
+            follow(
+                *(vs[n, :W], bs, operator, wrong_b, slots, N[n], E[n]),
+                *(miss, ds, os[n], squares, worst, first, pre, numbers),
+            )
+        heads_out(os[:tiles], o, batch, start // micro, hv, column, first, W, micro)
         for j in range(W):
             if (first + j + 1) % micro == 0:
                 bound[(start + j) // micro] = largest(load(worst, j * L))

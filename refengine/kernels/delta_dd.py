@@ -42,6 +42,7 @@ from .delta import (
     columns_in,
     columns_out,
     follow,
+    gains,
     read_slots,
     step_slots,
     widen,
@@ -223,15 +224,15 @@ def run(place, heads, highs, lows, errors, SH, SL, N, E, oh, ol, bound, scratch,
     highs, lows  the pairs of q, k, e, a, v, b; errors: what each may be off by, as there
     state        SH, SL [2 tiles, K, LANES], N and E [tiles, 2 LANES], carried on
     written      oh, ol [B, T, HV, V] and bound [T], of the pair
-    scratch      x [W + 1, K * CELLS], lines [4, padded K], slots [W, SLOTS]; v, b, o as pairs, v - p, d, squares, row
-                 bounds [W, 2 LANES]
+    scratch      x [W + 1, K * CELLS], lines [4, padded K], slots [W, SLOTS]; v, b as pairs, b's two gains, v - p, d,
+                 o as a pair, squares, row bounds [W, 2 LANES]
     numbers      what `constants` gives; scale: the scale's pair
     """
     batch, t0, t1, begin, column = place
     hv = heads[4]
     micro, pre, _, _ = rule
     vh, bh, vl, bl = highs[4], highs[5], lows[4], lows[5]
-    x, lines, slots, v, w, b, c, miss, ds, os, low_os, squares, worst = scratch
+    x, lines, slots, v, w, b, c, operator, wrong_b, miss, ds, os, low_os, squares, worst = scratch
     tiles, L = N.shape
     for start in range(t0, t1, WINDOW):
         W = min(WINDOW, t1 - start)
@@ -247,11 +248,15 @@ def run(place, heads, highs, lows, errors, SH, SL, N, E, oh, ol, bound, scratch,
                 at_b = left if bh.shape[3] > 1 else 0
                 columns_in(bh, batch, start, hv, at_b, W, b, 0.0)
                 columns_in(bl, batch, start, hv, at_b, W, c, 0.0)
+                gains(b, slots, operator[:W], wrong_b, numbers[5])
             for part in range(2):
                 H, low = SH[2 * n + part], SL[2 * n + part]
                 lane = part * LANES
                 recur(x, slots, v, w, b, c, H, low, miss[:W], ds, os, low_os, squares, first, lane, scale, 0.0)
-            follow(v[:W], b, slots, N[n], E[n], miss, ds, os, squares, worst, first, pre, numbers)
+            follow(
+                *(v[:W], b, operator, wrong_b, slots, N[n], E[n]),
+                *(miss, ds, os, squares, worst, first, pre, numbers),
+            )
             columns_out(os, oh, batch, start // micro, hv, left, first, W, micro)
             columns_out(low_os, ol, batch, start // micro, hv, left, first, W, micro)
         for j in range(W):
