@@ -41,7 +41,7 @@ FLAGS = {"tie_values", "use_qk_l2norm", "allow_neg_eigval", "allow_nonfinite"}
 @click.option("--allow-nonfinite/--no-allow-nonfinite", default=None, help="Take NaN and infinities as they come.")
 @click.option("--states-at", metavar="T,T,...", help="Also write the state after so many tokens of each sequence.")
 @click.option("--precision", metavar="float64|float32|certified", help="Of the recurrence; float64 if not given.")
-@click.option("--device", metavar="cpu", help="Where it runs.")
+@click.option("--device", metavar="cpu|cuda|auto", help="Where it runs; no bit depends on it.")
 @click.option("--form", metavar="auto|recurrent", help="How it is computed.")
 @click.option("--grad", is_flag=True, help="Also dq, dk, ...: what a loss that owes do and dht owes to every input.")
 @click.option("--set", "assignments", metavar="NAME=VALUE", multiple=True, help="Any setting, as in a file's metadata.")

@@ -49,7 +49,7 @@ class Asked:
 
 
 PRECISIONS = ("float64", "float32", "certified")
-DEVICES = ("cpu",)
+DEVICES = ("cpu", "cuda", "auto")
 FORMS = ("auto", "recurrent")
 
 

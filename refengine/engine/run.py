@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from ..errors import InputError
 from ..spec import Delta
 from .certified import correctly_rounded, of_the_high_part
+from .device import home
 from .plan import Plan
 from .prepare import prepare
 from .problem import Problem
@@ -85,12 +86,14 @@ def execute(p: Problem, threads: int | None = None, progress: Progress | None = 
     homes = CERTIFIED if certified else FAMILIES
     if type(lowered) not in homes:
         raise InputError(f"{p.op.name} has no precision 'certified' yet; 'float64' carries a bound too.")
-    job: Job = import_module(homes[type(lowered)], __package__).Job(p, lowered, threads)
+    on_gpu, why_not = home(p, lowered)
+    job: Job = import_module(on_gpu or homes[type(lowered)], __package__).Job(p, lowered, threads)
     run_all(job, progress)
     found = job.answer()
     names = p.op.final_names()
-    ran = {
-        "plan": job.plan.lines(),
+    ran: dict[str, Any] = {
+        "plan": job.plan.lines() if why_not is None else (why_not, *job.plan.lines()),
+        "device": "cuda" if on_gpu else "cpu",
         "form": job.plan.form,
         "threads": job.plan.threads,
         "seconds": time.perf_counter() - clock,

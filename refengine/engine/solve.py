@@ -75,6 +75,9 @@ def solve(
     precision
         "float64"; "float32": the same recurrence in float32 from inputs rounded once, with its own bound; "certified":
         in double-double, about a hundred bits, and rounded to float64 at the end (`Solution.low` has the rest).
+    device
+        "cpu"; "cuda": an NVIDIA GPU, with the same bits (float64 or float32, K up to 256; needs `refengine[cuda]`);
+        "auto": the GPU if it can, the CPU if not, and `info["plan"]` says why.
     convention
         Where official codes disagree: one of the op's named presets. None: its first.
     states_at
@@ -94,6 +97,8 @@ def solve(
     ------
     refengine.InputError
         A tensor or option does not fit; one sentence that names it, the axis and both numbers.
+    refengine.UnavailableError
+        There is no GPU here that could run device="cuda"; one sentence that says what is missing.
 
     Warns
     -----

@@ -157,26 +157,23 @@ def sweep(x, kq, a, a_step, e, e_step, d, S, pre, zero):
 
 @inline
 def column_squares(S, zero):
-    """Sum of squares of each column of a tile, in four chains of rows."""
+    """Sum of squares of each column of a tile, in the canonical four segments too."""
     K, L = S.shape
-    whole = K - K % 4
-    n0 = splat(zero)
-    n1 = n0
-    n2 = n0
-    n3 = n0
-    for i in range(0, whole, 4):
-        s0 = load(S, i * L)
-        s1 = load(S, i * L + L)
-        s2 = load(S, i * L + 2 * L)
-        s3 = load(S, i * L + 3 * L)
-        n0 = fma(s0, s0, n0)
-        n1 = fma(s1, s1, n1)
-        n2 = fma(s2, s2, n2)
-        n3 = fma(s3, s3, n3)
-    for i in range(whole, K):
-        s = load(S, i * L)
-        n0 = fma(s, s, n0)
-    return (n0 + n1) + (n2 + n3)
+    m = (K + 3) // 4
+    n = splat(zero)
+    left = n
+    for segment in range(4):
+        low = min(segment * m, K)
+        part = splat(zero)
+        for i in range(low, min(low + m, K)):
+            s = load(S, i * L)
+            part = fma(s, s, part)
+        if segment == 0 or segment == 2:
+            left = n
+            n = part
+        else:
+            n = n + part
+    return left + n
 
 
 @inline
@@ -558,6 +555,18 @@ def run(place, heads, q, k, e, a, v, b, dq, dk, de, da, dv, db, S, N, E, o, boun
         for j in range(W):
             if (first + j + 1) % micro == 0:
                 bound[(start + j) // micro] = largest(load(worst, j * L))
+
+
+@njit
+def certify(place, heads, q, k, e, a, dq, dk, de, da, dv, db, x, lines, slots, rule, numbers):
+    """The slots alone, [t1 - t0, SLOTS], of micro-steps t0 .. t1 of one head; as in `run` else."""
+    _, t0, t1, _, _ = place
+    for start in range(t0, t1, WINDOW):
+        W = min(WINDOW, t1 - start)
+        prepare(
+            *(place, heads, q, k, e, a, dq, dk, de, da, dv, db),
+            *(x, lines, slots[start - t0 : start - t0 + W], start, W, rule, numbers),
+        )
 
 
 @njit

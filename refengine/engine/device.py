@@ -1,0 +1,44 @@
+"""Where a problem runs: the CPU, or a GPU if one was asked for and can take it."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any, Protocol
+
+from ..errors import InputError, RefengineError, UnavailableError
+from ..spec import Delta
+from .problem import Problem
+
+CUDA: dict[type, str] = {Delta: ".delta_cuda"}  # where the `Job` on a GPU of what an op lowers to is
+
+
+class Home(Protocol):
+    """A module that runs a family on a GPU."""
+
+    def refusal(self, lowered: Any) -> RefengineError | None:
+        """Why it cannot run this on this machine; None if it can."""
+
+
+def home(p: Problem, lowered: Any) -> tuple[str | None, str | None]:
+    """The module of the `Job` on a GPU, None for the CPU; and why the CPU, where that was left open."""
+    if p.asked.device == "cpu":
+        return None, None
+    name = CUDA.get(type(lowered))
+    try:
+        why = unfit(p, name) or import_module(str(name), __package__).refusal(lowered)
+    except UnavailableError as error:
+        why = error
+    if why is None:
+        return name, None
+    if p.asked.device == "cuda":
+        raise why
+    return None, f"device auto: the CPU, because {str(why).removeprefix('device ')}"
+
+
+def unfit(p: Problem, name: str | None) -> RefengineError | None:
+    """What no GPU could change."""
+    if name is None:
+        return InputError(f"device 'cuda' has no kernels for {p.op.name} yet.")
+    if p.precision == "certified":
+        return InputError("device 'cuda' has no double-double kernels yet, which precision 'certified' needs.")
+    return None

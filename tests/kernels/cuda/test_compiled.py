@@ -1,0 +1,176 @@
+"""The CUDA kernels without a GPU: they compile and link for two generations, keep their state in registers, and fuse
+no product with a sum but where the definition does. What they compute is tests/engine/test_delta_cuda.py."""
+
+import re
+from functools import cache
+
+import pytest
+from spanning import case, problem
+
+from refengine import ops
+from refengine.engine.delta import Operands
+from refengine.engine.prepare import prepare
+from refengine.spec import Delta
+
+pytest.importorskip("numba_cuda", reason="refengine[cuda] is not installed")
+
+from cuda.bindings import nvjitlink
+from numba import cuda, float32, float64, int64, types
+from numba.cuda.cudadrv import nvvm
+
+from refengine.kernels.cuda import delta as kernel
+
+K = 128
+ARCHITECTURES = {(8, 0): "sm_80", (9, 0): "sm_90"}
+KINDS = {"float32": float32, "float64": float64}
+MOST = {"float32": 96, "float64": 184}  # registers; what keeps 5 blocks, or 2, on one multiprocessor
+MOST_BEFORE_HOPPER = {"float32": 168, "float64": 255}  # that linker wants more for every shuffle
+
+
+def rules():
+    """(micro, pre, erase, wide, wide_b) of every kernel that an op can ask for."""
+    found = set()
+    for name in ops.NAMES:
+        for convention in ops.get(name).conventions:
+            lowered, _ = prepare(problem(name, case(name, T=1, B=1) | {"convention": convention}))
+            if isinstance(lowered, Delta):
+                x = Operands.of(lowered)
+                found.add((x.micro, x.pre, x.erase, x.arrays[3].shape[3] > 1, False))
+    return [*sorted(found), (1, False, 1, False, True)]
+
+
+RULES = rules()
+
+
+def array(kind, rank):
+    return types.Array(kind, rank, "C")
+
+
+def recurrence(kind):
+    """The recurrence's signature: vectors, gates and numbers in, tables, state, and what is written."""
+    x, gate, table = array(kind, 1), array(float64, 1), [array(int64, 3), array(int64, 1), array(int64, 2)]
+    return types.void(x, x, x, gate, x, gate, kind, int64, *table, array(kind, 4), x, x, x, array(kind, 3))
+
+
+def bound(kind):
+    x, gate, table = array(kind, 1), array(float64, 1), [array(int64, 3), array(int64, 1), array(int64, 2)]
+    three = [array(kind, 3)] * 3
+    return types.void(x, gate, x, x, int64, *table, x, x, x, *three, x)
+
+
+@cache
+def ptx(made, signature, capability):
+    bounds = made.targetoptions["launch_bounds"]
+    options = {"cc": capability, "output": "ptx", "device": False, "abi": "numba", "launch_bounds": bounds}
+    return cuda.compile(made.py_func, signature, **options)[0]
+
+
+def linked(text, architecture):
+    """The linker's own words about a kernel: its registers, its stack, its spills in bytes."""
+    handle = nvjitlink.create(2, [f"-arch={architecture}", "-verbose"])
+    code = text.encode()
+    nvjitlink.add_data(handle, nvjitlink.InputType.PTX, code, len(code), "kernel.ptx")
+    nvjitlink.complete(handle)
+    log = bytearray(nvjitlink.get_info_log_size(handle))
+    nvjitlink.get_info_log(handle, log)
+    nvjitlink.destroy(handle)
+    said = log.decode()
+    registers = re.search(r"Used (\d+) registers", said)
+    stack = re.search(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", said)
+    return int(registers[1]), tuple(int(n) for n in stack.groups())
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES, ids=ARCHITECTURES.get)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("rule", sorted({(1, *rule[1:]) for rule in RULES}), ids=str)
+def test_the_state_stays_in_registers(rule, kind, architecture):
+    hopper = architecture >= (9, 0)
+    text = ptx(kernel.recur(K, KINDS[kind], *rule, hopper), recurrence(KINDS[kind]), architecture)
+    registers, spilled = linked(text, ARCHITECTURES[architecture])
+    assert spilled == (0, 0, 0)
+    assert not re.search(r"(ld|st)\.local|\.local \.align", text)
+    assert registers <= (MOST if hopper else MOST_BEFORE_HOPPER)[kind]
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES, ids=ARCHITECTURES.get)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("pre", [False, True])
+def test_the_bound_stays_in_registers(pre, kind, architecture):
+    text = ptx(kernel.follow(KINDS[kind], 1, pre, False), bound(KINDS[kind]), architecture)
+    _, spilled = linked(text, ARCHITECTURES[architecture])
+    assert spilled == (0, 0, 0)
+    assert not re.search(r"(ld|st)\.local|\.local \.align", text)
+
+
+@pytest.mark.parametrize("K", [1, 6, 33, 256])
+def test_every_size_compiles(K):
+    text = ptx(kernel.recur(K, float64, *RULES[0], True), recurrence(float64), (9, 0))
+    linked(text, "sm_90")
+    assert not re.search(r"(ld|st)\.local|\.local \.align", text)
+    rows, sweeps = kernel.segment(K), 3  # prediction, squares, update and read-out with two of them
+    assert text.count("fma.rn.f64") == rows * (sweeps + 1)
+
+
+ARITHMETIC = re.compile(r"^\s*(fma|mul|add|sub|div|sqrt|mov|neg|abs)\.((?:\w+\.)*f(?:32|64))\s+([^;]*);", re.MULTILINE)
+
+
+def operations(text):
+    """[(operation, whether its rounding is spelled, registers)] of the floating-point instructions, in order."""
+    return [(m[1], "rn" in m[2], re.findall(r"%fd?\d+", m[3])) for m in ARITHMETIC.finditer(text)]
+
+
+def fusible(text):
+    """Sums that the linker may still contract: neither they nor the product that feeds them spell their rounding."""
+    products, found = set(), []
+    for name, spelled, (to, *given) in (x for x in operations(text) if x[2]):
+        if (name == "mul" and not spelled) or (name in ("mov", "neg") and given and given[0] in products):
+            products.add(to)
+        if name in ("add", "sub") and not spelled and products & set(given):
+            found.append((name, to, *given))
+    return found
+
+
+def unfused(made, signature, monkeypatch):
+    """The kernel compiled anew with no contraction at all."""
+    usual = nvvm.compile_ir
+    with monkeypatch.context() as patch:
+        patch.setattr(nvvm, "compile_ir", lambda code, **options: usual(code, **{**options, "fma": False}))
+        return ptx.__wrapped__(made, signature, (9, 0))
+
+
+def names(text):
+    return [name for name, _, _ in operations(text) if name != "mov"]
+
+
+@pytest.mark.parametrize(("rule", "kind"), [*((rule, "float64") for rule in RULES), (RULES[-1], "float32")], ids=str)
+def test_nothing_is_fused_but_by_fma(rule, kind, monkeypatch):
+    """Allowing contraction changes no instruction, and leaves the linker nothing to contract."""
+    made, signature = kernel.recur(6, KINDS[kind], *rule, True), recurrence(KINDS[kind])
+    text = ptx(made, signature, (9, 0))
+    assert names(text) == names(unfused(made, signature, monkeypatch))
+    assert "fma" in names(text)
+    assert fusible(text) == []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("pre", [False, True])
+def test_nothing_of_the_bound_is_fused_but_by_fma(pre, kind, monkeypatch):
+    made, signature = kernel.follow(KINDS[kind], 1, pre, False), bound(KINDS[kind])
+    text = ptx(made, signature, (9, 0))
+    assert names(text) == names(unfused(made, signature, monkeypatch))
+    assert fusible(text) == []
+
+
+def test_a_product_that_feeds_a_sum_is_seen(monkeypatch):
+    """The two checks above fail where they should."""
+
+    def careless(x):
+        x[0] = x[1] * x[2] + x[3]
+
+    made = cuda.jit(careless, launch_bounds=32)
+    signature = types.void(array(float64, 1))
+    text = ptx(made, signature, (9, 0))
+    assert names(text) == ["fma"]
+    assert names(unfused(made, signature, monkeypatch)) == ["mul", "add"]
+    assert fusible("mul.f64 %fd1, %fd2, %fd3;\nadd.f64 %fd4, %fd1, %fd5;\n") == [("add", "%fd4", "%fd1", "%fd5")]
+    assert fusible("mul.rn.f64 %fd1, %fd2, %fd3;\nadd.f64 %fd4, %fd1, %fd5;\n") == []

@@ -1,0 +1,119 @@
+"""Small cases for the GPU. Run as a program with NUMBA_ENABLE_CUDASIM=1, as tests/engine/test_delta_cuda.py does, it
+solves each on the CPU and on the simulated device and prints a line of JSON for it."""
+
+import json
+from unittest.mock import patch
+
+import numpy as np
+from spanning import case
+
+import refengine
+
+SMALL = dict(B=1, T=5, H=1, HV=2, K=5, V=6)
+ONE = dict(B=1, H=1, HV=1)
+F32 = dict(precision="float32")
+
+# name: (op, shape, arguments of solve, tokens in a window or None, bytes of device memory or None)
+CASES = {
+    "scalar decay, key erased": ("gated_delta_rule", SMALL, {}, None, None),
+    "float32": ("gated_delta_rule", SMALL, F32, None, None),
+    "decay by channel": ("kda", dict(ONE, T=4, K=9, V=3), {}, None, None),
+    "decay by channel in float32": ("kda", dict(ONE, T=4, K=8, V=3), F32, None, None),
+    "before the decay": ("comba", dict(SMALL, HV=1), {}, None, None),
+    "a vector of its own, decay by channel": ("gdn2", dict(ONE, T=4, K=6, V=3), {}, None, None),
+    "two micro-steps before the decay": ("rwkv7", dict(ONE, T=3, K=5, V=3), {}, None, None),
+    "three micro-steps, windows of two tokens": ("gated_delta_product", dict(SMALL, n=3, HV=1), {}, 2, None),
+    "nothing erased, zeros to begin with": ("linear_attn", dict(SMALL, start=False), {}, None, None),
+    "a step for each value": ("delta_rule", dict(SMALL, HV=1, wide_beta=True), {}, None, None),
+    "columns as heads": ("longhorn", dict(ONE, T=3, K=3, V=2), {}, None, None),
+    "packed, states kept": ("gla", dict(H=1, HV=1, K=3, V=2, cu_seqlens=[0, 3, 9]), dict(states_at=[0, 2, 3]), 4, None),
+    "several rows": ("retention", dict(B=3, T=2, H=1, HV=2, K=2, V=1), {}, None, None),
+    "norms measured afresh, in windows": ("gated_delta_rule", dict(ONE, T=70, K=3, V=2), {}, 9, None),
+    "one row": ("kda", dict(ONE, T=3, K=1, V=1), {}, None, None),
+    "no tokens": ("gated_delta_rule", dict(SMALL, T=0), {}, None, None),
+    "no rows": ("gated_delta_rule", dict(SMALL, B=0), {}, None, None),
+    "little memory": ("gated_delta_rule", dict(B=2, T=6, H=2, HV=4, K=3, V=2), {}, None, 8000),
+}
+
+
+def inputs(name):
+    op, shape, more, _, _ = CASES[name]
+    return op, case(op, **shape) | more
+
+
+def strange(name):
+    """Cases whose numbers are at the ends of the range."""
+    op, x = inputs("scalar decay, key erased")
+    if name == "not finite":
+        x["v"][0, 2, 0, 1], x["k"][0, 3, 0, 2] = np.inf, np.nan
+        return op, x | dict(allow_nonfinite=True)
+    x["k"] *= 1e-200
+    x["v"] *= -1e-200
+    x["initial_state"] *= -0.0
+    return op, x
+
+
+def compare(op, arguments):
+    """Which outputs of the two devices differ, and how the second ran."""
+    with np.errstate(all="ignore"):
+        here, there = (refengine.solve(op, **arguments, threads=1, device=d) for d in ("cpu", "cuda"))
+    pairs = {"o": (here.o, there.o), "final_state": (here.final_state, there.final_state)}
+    pairs |= {f"{n}.bound": (here.bound[n], there.bound[n]) for n in here.bound}
+    if here.states is not None:
+        pairs["states"] = (here.states, there.states)
+    differ = [n for n, (x, y) in pairs.items() if not same(x, y)]
+    return {"differ": differ, "device": there.info["device"], "plan": there.info["plan"]}
+
+
+def same(x, y):
+    """The same bits, any NaN for any other."""
+    number = ~np.isnan(x)
+    return (
+        x.dtype == y.dtype
+        and x.shape == y.shape
+        and (number == ~np.isnan(y)).all()
+        and bits(x, number) == bits(y, number)
+    )
+
+
+def bits(x, number):
+    return np.ascontiguousarray(x[number]).tobytes()
+
+
+def run(name):
+    from refengine.engine import delta_cuda
+    from refengine.kernels.cuda import _device
+
+    if name in STRANGE:
+        return compare(*strange(name))
+    if name == REFUSED:
+        with patch.object(delta_cuda.cuda, "device_array", Stingy(delta_cuda.cuda.device_array)):
+            return compare(*inputs("scalar decay, key erased"))
+    _, _, _, window, memory = CASES[name]
+    with (
+        patch.object(delta_cuda, "SPAN", window or delta_cuda.SPAN),
+        patch.object(_device, "SIMULATED_MEMORY", memory or _device.SIMULATED_MEMORY),
+    ):
+        return compare(*inputs(name))
+
+
+class Stingy:
+    """A device with less memory than it said: twice it refuses."""
+
+    def __init__(self, usual):
+        self.usual, self.left = usual, 2
+
+    def __call__(self, *args, **kwargs):
+        if self.left:
+            self.left -= 1
+            raise RuntimeError("[2] Call to cuMemAlloc results in CUDA_ERROR_OUT_OF_MEMORY")
+        return self.usual(*args, **kwargs)
+
+
+STRANGE = ("not finite", "below the range")
+REFUSED = "memory refused"
+NAMES = [*CASES, *STRANGE, REFUSED]
+
+if __name__ == "__main__":
+    for name in NAMES:
+        print(json.dumps({"case": name, **run(name)}), flush=True)
