@@ -166,6 +166,31 @@ class Delta:
 ERASE_KEY = "key"
 
 
+@dataclass
+class Mesa:
+    """The inputs of the exact learner (kernels/mesa.py), every one a `Bounded` [B, T, heads, channels].
+
+        H' = a H + b k k';   G' = a G + b k v';   (H' + Lambda) x = q;   y = q + mix (x - q);   o = scale G'' y
+
+    `a` and `b` have one channel (the error of `a` is relative); `mix` is None where y = x. `lamb` [1, 1, heads, K] is
+    Lambda's diagonal, or [1, 1, heads, 1] where `share` says that it is that share of |H'| (Frobenius). `solver` is
+    "exact", "cg" or "chebyshev"; `start` is "zero" or "diagonal".
+    """
+
+    q: Any
+    k: Any
+    v: Any
+    a: Any
+    b: Any
+    lamb: Any
+    mix: Any = None
+    share: bool = False
+    solver: str = "exact"
+    iterations: int = 0
+    eps: float = 0.0
+    start: str = "zero"
+
+
 def low_rank(a: Any, b: Any, k: Any, v: Any) -> tuple[Any, Any, Any]:
     """b (a' S) + k v' as two micro-steps that predict before the decay, S <- S~ + b (0 + a' S) and S <- S + k v':
     their k, e, v."""

@@ -8,7 +8,9 @@ from dataclasses import fields
 import numpy as np
 
 from refengine import ops
+from refengine.engine.prepare import prepare
 from refengine.engine.problem import Asked, build
+from refengine.engine.run import CERTIFIED
 
 # A rich case (T = 2 C + 5 at C = 16, shared key heads, K != V, an initial state, mild gates), and five that hide less.
 REGIMES = ("rich", "still", "strong", "tiny_keys", "same_keys", "unequal_gates")
@@ -45,6 +47,19 @@ def keys(rng, regime, shape):
     return 1e-3 * k if regime == "tiny_keys" else k
 
 
+def semidefinite(rng, shape):
+    m = rng.standard_normal(shape)
+    m = m @ m.swapaxes(-1, -2)
+    return (m + m.swapaxes(-1, -2)) / 2
+
+
+def memories(rng, op, size):
+    """Each state that the op starts from: an array, a tuple where there are several, None where there is none."""
+    shapes = {t.name: tuple(size[a] for a in t.axes[0].split()) for t in op.states}
+    drawn = [semidefinite(rng, s) if n == "h_kk" else rng.standard_normal(s) for n, s in shapes.items()]
+    return drawn[0] if len(drawn) == 1 else tuple(drawn) or None
+
+
 def case(
     name, regime="rich", *, B=2, T=37, H=2, HV=4, K=5, V=7, seed=0, start=True, cu_seqlens=None, wide_beta=False, n=2
 ):
@@ -69,6 +84,8 @@ def case(
             given[tensor.name] = rng.standard_normal(shape)
         elif tensor.name == "beta":
             given[tensor.name] = np.full(shape, 0.99) if regime == "same_keys" else rng.uniform(0, 1, shape)
+        elif tensor.name == "lamb":
+            given[tensor.name] = rng.uniform(0.25, 1, shape)
         elif tensor.name == "d":
             given[tensor.name] = rng.uniform(0, 0.1, shape)
         elif op.name == "gdn2":
@@ -83,7 +100,7 @@ def case(
         given["num_householder"] = times
     if start:
         count = B if cu_seqlens is None else len(cu_seqlens) - 1
-        given["initial_state"] = rng.standard_normal((count, HV, K, V))
+        given["initial_state"] = memories(rng, op, {**size, "N": count})
     if cu_seqlens is not None:
         given["cu_seqlens"] = np.array(cu_seqlens)
     return given
@@ -99,3 +116,8 @@ def problem(name, arguments):
     known = {f.name for f in fields(Asked)}
     tensors = {n: x for n, x in arguments.items() if n not in known}
     return build(name, tensors, Asked(**{n: x for n, x in arguments.items() if n in known}))
+
+
+def certified(name):
+    """Whether there is a double-double kernel for the op."""
+    return type(prepare(problem(name, case(name, T=1)))[0]) in CERTIFIED

@@ -210,6 +210,44 @@ def splat_half(typing: Any, x: Any) -> Any:
     return Vec(x, HALF)(x), lambda context, builder, sig, args: _spread(builder, sig.return_type, args[0])
 
 
+@intrinsic
+def spread(typing: Any, x: Any) -> Any:
+    """One number in every lane of a block of BLOCK bytes."""
+    vec = Vec(x, BLOCK)
+
+    return vec(x), lambda context, builder, sig, args: _spread(builder, vec, args[0])
+
+
+@intrinsic
+def turn(typing: Any, x: Any, to: Any, base: Any, step: Any) -> Any:
+    """The rows of a square of blocks become its columns: entry c of block s of x goes to lane s of the block that
+    lies at flat `base + c step` of `to`. Pairs of rows change places in halves, quarters, ... of a block."""
+    vec = Vec(x.dtype, BLOCK)
+    n = vec.lanes
+
+    def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        word, size = context.get_value_type(types.intp), vec.dtype.bitwidth // 8
+        rows = [builder.load(_address(context, builder, sig.args[0], args[0], word(s * n), vec)) for s in range(n)]
+        for row in rows:
+            row.align = size
+        width = 1
+        while width < n:
+            low = [i + n - width if i & width else i for i in range(n)]
+            high = [i + n if i & width else i + width for i in range(n)]
+            masks = [ir.Constant(ir.VectorType(ir.IntType(32), n), m) for m in (low, high)]
+            for s in (s for s in range(n) if not s & width):
+                pair = rows[s], rows[s + width]
+                rows[s], rows[s + width] = (builder.shuffle_vector(*pair, m) for m in masks)
+            width *= 2
+        where = args[2]
+        for row in rows:
+            builder.store(row, _address(context, builder, sig.args[1], args[1], where, vec)).align = size
+            where = builder.add(where, args[3])
+        return context.get_dummy_value()
+
+    return types.void(x, to, types.intp, types.intp), code
+
+
 def _reduce(name: str, start: bool) -> Any:
     """Code that folds the lanes by `llvm.vector.reduce.NAME`; without fast-math flags a sum goes lane by lane in
     order."""
@@ -274,6 +312,7 @@ def fma(typing: Any, x: Any, y: Any, z: Any) -> Any:
     return kind(x, y, z), code
 
 
+negative = _unary(_lower(lambda builder, kind, suffix, args: builder.fneg(args[0])))
 sqrt = _unary(_call("sqrt"))
 absolute = _unary(_call("fabs"))
 maximum = _binary(_call("maximum"))  # NaN if either is NaN

@@ -29,6 +29,7 @@ NAMES = (
     "rwkv7",
     "dplr",
     "iplr",
+    "mesa_net",
 )
 
 

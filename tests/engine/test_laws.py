@@ -12,18 +12,29 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from spanning import case
+from spanning import case, certified
 
 import refengine
 from refengine import ops
 from refengine.engine import delta as running
 
 TOKENS = 11
+WHOLE_HEADS = ("mesa_net",)  # whose value columns share too much work to be cut
 
 
 def same(x, y):
+    if isinstance(x, tuple):
+        assert len(x) == len(y)
+        for one, other in zip(x, y, strict=True):
+            same(one, other)
+        return
     assert x.shape == y.shape
     assert x.tobytes() == y.tobytes()
+
+
+def each(f, state, *more):
+    """f(state, ...) of every state of an op, however many."""
+    return tuple(f(x, *more) for x in state) if isinstance(state, tuple) else f(state, *more)
 
 
 def paired(name, arguments, seed=5):
@@ -79,8 +90,8 @@ def test_split_anywhere_and_carry_the_state(name, pair):
 def test_states_at_are_the_final_states_of_prefixes(name):
     whole = case(name, T=TOKENS)
     s = refengine.solve(name, **whole, states_at=[4, 0, TOKENS, 4])
-    for state, t in zip(s.states, (4, 0, TOKENS, 4), strict=True):
-        same(state, refengine.solve(name, **tokens(name, whole, 0, t)).final_state)
+    for i, t in enumerate((4, 0, TOKENS, 4)):
+        same(each(np.take, s.states, i, 0), refengine.solve(name, **tokens(name, whole, 0, t)).final_state)
 
 
 @pytest.mark.parametrize("name", ops.NAMES)
@@ -92,10 +103,10 @@ def test_packed_equals_separate(name, pair):
     s = refengine.solve(name, **whole)
     for n, (t0, t1) in enumerate(pairwise(cu)):
         one = {k: x for k, x in tokens(name, whole, t0, t1).items() if k != "cu_seqlens"}
-        one["initial_state"] = whole["initial_state"][n : n + 1]
+        one["initial_state"] = each(np.take, whole["initial_state"], [n], 0)
         alone = refengine.solve(name, **one)
         same(s.o[:, t0:t1], alone.o)
-        same(s.final_state[n : n + 1], alone.final_state)
+        same(each(np.take, s.final_state, [n], 0), alone.final_state)
         same(s.bound["o"][:, t0:t1], alone.bound["o"])
 
 
@@ -105,9 +116,9 @@ def permuted(name, arguments, axis_letters, order):
         layout = (
             next((t.layout(x.ndim) for t in ops.get(name).inputs if t.name == n), None) if n in arrays(name) else None
         )
-        layout = ("N", "HV", "K", "V") if n == "initial_state" else layout
+        layout = ("N", "HV") if n == "initial_state" else layout
         axis = next((i for i, a in enumerate(layout or ()) if a in axis_letters), None)
-        out[n] = x if axis is None else np.take(x, order, axis=axis)
+        out[n] = x if axis is None else each(np.take, x, order, axis)
     return out
 
 
@@ -117,7 +128,7 @@ def test_permuting_heads_permutes_outputs(name):
     order = [2, 0, 1]
     s, t = refengine.solve(name, **whole), refengine.solve(name, **permuted(name, whole, ("H", "HV"), order))
     same(np.take(s.o, order, axis=2), t.o)
-    same(np.take(s.final_state, order, axis=1), t.final_state)
+    same(each(np.take, s.final_state, order, 1), t.final_state)
     same(np.take(s.bound["o"], order, axis=2), t.bound["o"])
 
 
@@ -127,7 +138,7 @@ def test_permuting_rows_permutes_outputs(name):
     order = [1, 2, 0]
     s, t = refengine.solve(name, **whole), refengine.solve(name, **permuted(name, whole, ("B", "N"), order))
     same(np.take(s.o, order, axis=0), t.o)
-    same(np.take(s.final_state, order, axis=0), t.final_state)
+    same(each(np.take, s.final_state, order, 0), t.final_state)
 
 
 @pytest.mark.parametrize("name", ops.NAMES)
@@ -148,14 +159,13 @@ def test_threads_do_not_touch_the_bits(name, shape, monkeypatch):
     monkeypatch.setattr(running, "SPAN", 4)  # so that tasks meet at their span ends
     whole = case(name, T=TOKENS, **shape)
     s, t = (refengine.solve(name, **whole, threads=n) for n in (1, 2))
+    if shape["HV"] == 1 and name in WHOLE_HEADS:
+        assert t.info["threads"] == 1
+        return
     assert (s.info["threads"], t.info["threads"]) == (1, 2)
-    for x, y in (
-        (s.o, t.o),
-        (s.final_state, t.final_state),
-        (s.bound["o"], t.bound["o"]),
-        (s.bound["final_state"], t.bound["final_state"]),
-    ):
-        same(x, y)
+    same(s.o, t.o)
+    same(s.final_state, t.final_state)
+    same(tuple(s.bound.values()), tuple(t.bound.values()))
 
 
 @pytest.mark.parametrize("name", ops.NAMES)
@@ -164,11 +174,14 @@ def test_layout_and_dtype_of_the_input_do_not_matter(name):
     import ml_dtypes
 
     whole = case(name, T=TOKENS)
-    small = {
-        n: x.astype(ml_dtypes.bfloat16) if getattr(x, "dtype", None) == np.float64 else x for n, x in whole.items()
-    }
-    wide = {n: x.astype(np.float64) if getattr(x, "dtype", None) == ml_dtypes.bfloat16 else x for n, x in small.items()}
-    strided = {n: np.asfortranarray(x) if isinstance(x, np.ndarray) else x for n, x in wide.items()}
+
+    def turned(given, change):
+        kinds = np.ndarray, tuple
+        return {n: each(change, x) if isinstance(x, kinds) and n != "cu_seqlens" else x for n, x in given.items()}
+
+    small = turned(whole, lambda x: x.astype(ml_dtypes.bfloat16))
+    wide = turned(small, lambda x: x.astype(np.float64))
+    strided = turned(wide, np.asfortranarray)
     s = refengine.solve(name, **small)
     for other in (refengine.solve(name, **wide), refengine.solve(name, **strided)):
         same(s.o, other.o)
@@ -190,9 +203,9 @@ def digest():
     """One hash over outputs and bounds of every op, in every precision."""
     h = hashlib.sha256()
     for name in ops.NAMES:
-        for precision in ("float64", "float32", "certified"):
+        for precision in ("float64", "float32", "certified") if certified(name) else ("float64", "float32"):
             s = refengine.solve(name, **paired(name, case(name, T=5, K=6, V=11, B=1)), precision=precision, threads=1)
-            for x in (s.o, s.final_state, *s.bound.values(), *s.low.values()):
+            for x in (s.o, *s.finals.values(), *s.bound.values(), *s.low.values()):
                 h.update(x.tobytes())
     return h.hexdigest()
 
