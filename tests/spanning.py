@@ -4,13 +4,13 @@ computes an answer."""
 from __future__ import annotations
 
 from dataclasses import fields
+from functools import cache
 
 import numpy as np
 
 from refengine import ops
 from refengine.engine.prepare import prepare
 from refengine.engine.problem import Asked, build
-from refengine.engine.run import CERTIFIED
 
 # A rich case (T = 2 C + 5 at C = 16, shared key heads, K != V, an initial state, mild gates), and five that hide less.
 REGIMES = ("rich", "still", "strong", "tiny_keys", "same_keys", "unequal_gates")
@@ -106,9 +106,9 @@ def case(
     return given
 
 
-def every(*regimes):
-    """(op, convention, regime) for all ops and conventions."""
-    return [(n, c, r) for n in ops.NAMES for c in ops.get(n).conventions for r in regimes or REGIMES]
+def every(*regimes, names=ops.NAMES):
+    """(op, convention, regime) for all ops, or those named, and their conventions."""
+    return [(n, c, r) for n in names for c in ops.get(n).conventions for r in regimes or REGIMES]
 
 
 def problem(name, arguments):
@@ -118,6 +118,12 @@ def problem(name, arguments):
     return build(name, tensors, Asked(**{n: x for n, x in arguments.items() if n in known}))
 
 
-def certified(name):
-    """Whether there is a double-double kernel for the op."""
-    return type(prepare(problem(name, case(name, T=1)))[0]) in CERTIFIED
+@cache
+def family(name):
+    """The type that the op lowers to."""
+    return type(prepare(problem(name, case(name, T=1)))[0])
+
+
+def of_families(families):
+    """The ops that lower to one of these types."""
+    return tuple(name for name in ops.NAMES if family(name) in families)

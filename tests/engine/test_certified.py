@@ -5,15 +5,16 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from spanning import case, certified, every, problem
+from spanning import case, every, family, of_families, problem
 
 import refengine
 from refengine import ops
 from refengine.engine.certified import correctly_rounded, proved
 from refengine.engine.definition import define
-from refengine.engine.run import execute
+from refengine.engine.run import CERTIFIED, execute
 
 flint = pytest.importorskip("flint")
+REGIMES = ("rich", "same_keys", "unequal_gates")
 
 
 def away(high, low, exact):
@@ -65,10 +66,10 @@ def check(name, arguments):
     return s, plain
 
 
-@pytest.mark.parametrize(("name", "convention", "regime"), every("rich", "same_keys", "unequal_gates"))
+@pytest.mark.parametrize(
+    ("name", "convention", "regime"), every("rich", "same_keys", "unequal_gates", names=of_families(CERTIFIED))
+)
 def test_every_op(name, convention, regime):
-    if not certified(name):
-        pytest.skip("no double-double kernel")
     s, plain = check(name, {**case(name, regime, B=1, T=11, HV=2, H=1), "convention": convention})
     assert s.info["correctly_rounded"]["not_proved"] == 0
     assert (plain.o != s.o).any()
@@ -124,7 +125,7 @@ def test_what_a_bound_proves():
 def test_only_where_a_double_double_kernel_exists():
     for name in ops.NAMES:
         p = problem(name, {**case(name, T=2), "precision": "certified"})
-        if certified(name):
+        if family(name) in CERTIFIED:
             assert set(execute(p).low) == {"o", *p.op.final_names()}
         else:
             with pytest.raises(refengine.InputError, match="certified"):

@@ -8,13 +8,15 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from spanning import case, every, problem
+from spanning import case, every, of_families, problem
 
 import refengine
 from refengine import Conv, Gate, InputError, L2Norm, ops
 from refengine.engine import delta_grad as running
 from refengine.engine.definition import define
+from refengine.engine.gradient import FAMILIES
 
+NAMES = of_families(FAMILIES)
 TINY = 1e-40j
 SMALL = dict(B=1, T=5, H=1, HV=2, K=3, V=2)
 
@@ -78,14 +80,14 @@ def agree(name, x, limit=1e-13, names=None):
     return g
 
 
-@pytest.mark.parametrize(("name", "convention", "regime"), every("rich", "strong", "same_keys"))
+@pytest.mark.parametrize(("name", "convention", "regime"), every("rich", "strong", "same_keys", names=NAMES))
 def test_every_number_of_every_input(name, convention, regime):
     x = case(name, regime, **SMALL)
     g = agree(name, dict(x, convention=convention))
     assert set(g) == {n for n, y in x.items() if isinstance(y, np.ndarray)} | {"initial_state"}
 
 
-@pytest.mark.parametrize("name", [n for n in ops.NAMES if "beta" in {t.name for t in ops.get(n).inputs}])
+@pytest.mark.parametrize("name", [n for n in NAMES if "beta" in {t.name for t in ops.get(n).inputs}])
 def test_a_step_for_each_value_channel(name):
     wide = any("V" in axes.split() for t in ops.get(name).inputs if t.name == "beta" for axes in t.axes)
     agree(name, case(name, **SMALL, wide_beta=wide))
@@ -208,7 +210,7 @@ def test_strong_gates_over_whole_chunks():
                 assert abs(g[name][at] - wanted) <= 1e-13 * max(abs(wanted), abs(g[name]).max())
 
 
-@pytest.mark.parametrize(("name", "convention", "regime"), every("rich", "unequal_gates"))
+@pytest.mark.parametrize(("name", "convention", "regime"), every("rich", "unequal_gates", names=NAMES))
 def test_adjoint_identity(name, convention, regime):
     """<J x, y> = <x, J' y> for a random direction x of all inputs at once."""
     x = dict(case(name, regime, T=21, B=1), convention=convention)
@@ -289,7 +291,7 @@ def of_tokens(name, key):
     return key != "initial_state" and "B" in ops.get(name).tensor(key).axes[0].split()
 
 
-@pytest.mark.parametrize("name", ops.NAMES)
+@pytest.mark.parametrize("name", NAMES)
 def test_split_and_hand_the_states_gradient_back(name):
     x = case(name, T=70, B=1)
     do, dht = cotangents(problem(name, x))
@@ -307,7 +309,7 @@ def test_split_and_hand_the_states_gradient_back(name):
         assert a["initial_state"].tobytes() == whole["initial_state"].tobytes()
 
 
-@pytest.mark.parametrize("name", ops.NAMES)
+@pytest.mark.parametrize("name", NAMES)
 def test_packed_equals_separate(name):
     cu = [0, 3, 3, 4, 41]
     x = case(name, cu_seqlens=cu)
@@ -326,7 +328,7 @@ def test_packed_equals_separate(name):
     assert starts[1].tobytes() == dht[1].tobytes()  # a sequence of no tokens hands it through
 
 
-@pytest.mark.parametrize("name", ops.NAMES)
+@pytest.mark.parametrize("name", NAMES)
 def test_shared_key_heads_sum_over_their_group(name):
     x = case(name, B=1, T=11, H=2, HV=4)
     do, dht = cotangents(problem(name, x))
@@ -353,7 +355,7 @@ def test_nothing_asked_of_the_outputs_and_no_tokens():
     assert refengine.grad("gated_delta_rule", dht=dht, **none)["initial_state"].tobytes() == dht.tobytes()
 
 
-@pytest.mark.parametrize("name", ops.NAMES)
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("precision", ["float64", "float32"])
 def test_threads_and_spans_do_not_touch_the_bits(name, precision, monkeypatch):
     x = dict(case(name, T=70, B=1, H=1, HV=2, V=45, K=20), precision=precision)
@@ -366,7 +368,7 @@ def test_threads_and_spans_do_not_touch_the_bits(name, precision, monkeypatch):
     same(one.condition, two.condition)
 
 
-@pytest.mark.parametrize("name", ops.NAMES)
+@pytest.mark.parametrize("name", NAMES)
 def test_float32_is_near_float64(name):
     x = case(name, T=40, B=1)
     x = {n: y.astype(np.float32) if isinstance(y, np.ndarray) else y for n, y in x.items()}

@@ -9,15 +9,19 @@ from spanning import problem
 from refengine.engine.definition import define
 from refengine.engine.run import execute
 from refengine.kernels.emulate import SLIPS
+from refengine.spec import Delta
 from refengine.verify.emulate import Core, Run, emulate
 from refengine.verify.policy import policy
 from refengine.verify.trials import EXACT, trial
 
 WAYS = [Run(), Run("chunk", 16), Run("chunk", 8, 3, permutation=4, splits=(5, 20))]
+NAMES = spanning.of_families({Delta})
 INEXACT = ("retention", "lightning_attn", "longhorn")  # their own coefficients are no powers of two
 
 
-@pytest.mark.parametrize(("name", "convention", "regime"), spanning.every("rich", "unequal_gates"))
+@pytest.mark.parametrize(
+    ("name", "convention", "regime"), spanning.every("rich", "unequal_gates", names=spanning.of_families({Delta}))
+)
 def test_unrounded_it_is_the_definition(name, convention, regime):
     p = problem(name, {**spanning.case(name, regime), "convention": convention})
     o, final = define(p)
