@@ -16,6 +16,7 @@ import numpy as np
 import refengine
 from refengine import data
 from refengine.engine.plan import available_cores
+from refengine.errors import UnavailableError
 from refengine.io import tensorfile
 from refengine.kernels import delta
 from refengine.kernels._jit import CACHE
@@ -73,6 +74,7 @@ def examine() -> dict[str, Any]:
         "cpu": processor(),
         "features": features(),
         "cores": available_cores(),
+        "gpu": gpu(),
         "lanes": {kind: delta.lanes(np.dtype(kind)) for kind in ("float64", "float32")},
         "svml": uses_svml(),
         "cache": {"folder": str(CACHE), "writable": writable(CACHE)},
@@ -104,6 +106,15 @@ def processor() -> str:
 def features() -> list[str]:
     flags = cpuinfo("flags", "Features").replace("asimd", "neon").split()
     return [name for name in FEATURES if name in flags]
+
+
+def gpu() -> str:
+    """What device="cuda" would run on, or why it would not."""
+    try:
+        from refengine.kernels.cuda import _device
+    except UnavailableError as error:
+        return str(error)
+    return _device.refusal() or _device.describe()[0]
 
 
 def uses_svml() -> bool:

@@ -22,7 +22,7 @@ from ..errors import InputError, RefengineError, UnavailableError
 from ..kernels import delta as cpu
 from ..kernels.cuda import _device
 from ..kernels.cuda import delta as kernel
-from ..kernels.cuda._jit import COLUMNS, LANES, cuda, kind_of
+from ..kernels.cuda._jit import COLUMNS, LANES, cuda, kind_of, ready
 from ..spec import Delta
 from . import delta
 from .plan import Plan, available_cores
@@ -218,14 +218,14 @@ class Piece:
         on_device = []
         for span, after, reached in spans:
             on_device.append(cuda.to_device(span, stream=self.stream))
-            self.recur[self.grid, threads, self.stream](
+            ready(self.recur, self.grid, threads, self.stream)(
                 *(q, k, e, a, v, b, here.constants[0], columns, where, step, on_device[-1]),
                 *(self.S, o, miss, d, squares),
             )
             self.keep_states(after, reached)
         slots = cuda.to_device(self.slots(w0, w1), stream=self.stream)
         for span in on_device:
-            self.follow[self.grid, COLUMNS, self.stream](
+            ready(self.follow, self.grid, COLUMNS, self.stream)(
                 *(v, b, slots, numbers, columns, where, step, span),
                 *(miss, d, o, squares, self.N, self.E, worst),
             )

@@ -47,6 +47,8 @@ def _convert(x: Any) -> NDArray[Any]:
         return _from_torch(x, torch)
     if isinstance(x, np.ma.MaskedArray):
         raise TypeError("a mask has no meaning here; fill it first")
+    if hasattr(x, "__cuda_array_interface__") and not hasattr(x, "__array__") and not hasattr(x, "__dlpack__"):
+        return _from_cuda(x)
     if not hasattr(x, "__dlpack__"):
         array = np.asarray(x)
         _check_integers(x, array)
@@ -66,6 +68,13 @@ def _from_torch(x: Any, torch: Any) -> NDArray[Any]:
     bits = torch.int16 if x.element_size() == 2 else torch.uint8
     carried: NDArray[Any] = x.view(bits).numpy(force=True)
     return carried.view(getattr(ml_dtypes, format_name))
+
+
+def _from_cuda(x: Any) -> NDArray[Any]:
+    """An array on a GPU that says only where it lies."""
+    from refengine.kernels.cuda._device import to_host
+
+    return to_host(x)
 
 
 def _check_integers(x: Any, array: NDArray[Any]) -> None:

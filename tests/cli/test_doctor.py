@@ -28,6 +28,7 @@ def test_json_says_the_same(bench):
     assert found["lanes"]["float32"] == 2 * found["lanes"]["float64"]
     assert found["cache"]["writable"] is True
     assert set(found["features"]) <= set(doctor.FEATURES)
+    assert found["gpu"]
     assert found["self-check"] == "passed"
 
 

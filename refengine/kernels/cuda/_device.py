@@ -5,6 +5,9 @@ from __future__ import annotations
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from numpy.typing import NDArray
+
+from ...errors import UnavailableError
 from ._jit import SIMULATED, cuda
 
 EXTRA = "pip install 'refengine[cuda]'"
@@ -74,6 +77,15 @@ def free() -> int:
 def out_of_memory(error: Exception) -> bool:
     """Whether the driver refused memory."""
     return "OUT_OF_MEMORY" in str(error)
+
+
+def to_host(x: Any) -> NDArray[Any]:
+    """A copy of what lies where `__cuda_array_interface__` says."""
+    why = refusal()
+    if why is not None:
+        raise UnavailableError(why)
+    found: NDArray[Any] = cuda.as_cuda_array(x).copy_to_host()
+    return found
 
 
 def describe() -> tuple[str, bool]:

@@ -9,6 +9,7 @@ IEEE arithmetic. Importing this raises `UnavailableError` where numba-cuda is mi
 from __future__ import annotations
 
 import threading
+import warnings
 from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any
@@ -39,6 +40,13 @@ def kind_of(dtype: np.dtype[Any]) -> Any:
 def jit(threads: int, blocks: int) -> Callable[[Callable[..., Any]], Any]:
     """Compile a kernel for blocks of `threads`, of which `blocks` or more shall fit one multiprocessor."""
     return cuda.jit if SIMULATED else cuda.jit(launch_bounds=(threads, blocks))  # type: ignore[no-any-return]
+
+
+def ready(kernel: Any, grid: tuple[int, int, int], threads: int, stream: Any) -> Any:
+    """The kernel, to be called; that a small problem leaves the GPU idle is nothing to warn of."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return kernel[grid, threads, stream]
 
 
 if SIMULATED:
@@ -138,6 +146,7 @@ __all__ = [
     "maximum",
     "minimum",
     "product",
+    "ready",
     "shfl_xor_sync",
     "sqrt",
 ]

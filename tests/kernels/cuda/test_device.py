@@ -4,6 +4,11 @@ import pytest
 
 pytest.importorskip("numba_cuda", reason="refengine[cuda] is not installed")
 
+import numpy as np
+
+import refengine
+from refengine.io.interop import to_numpy
+from refengine.kernels.cuda import _device
 from refengine.kernels.cuda._device import refusal, words
 
 MISSING = "\nCUDA driver library cannot be found.\nEnsure that a compatible NVIDIA driver is installed"
@@ -33,3 +38,26 @@ def test_nothing_to_say(driver):
 def test_this_machine_is_told_apart():
     """Whatever it is, it is said without raising."""
     assert refusal() is None or refusal().startswith("device 'cuda'")
+
+
+class Placed:
+    """An array that says only where on a GPU it lies."""
+
+    def __init__(self, interface):
+        self.__cuda_array_interface__ = interface
+
+
+@pytest.mark.gpu
+def test_an_array_on_the_device():
+    from numba import cuda
+
+    x = np.arange(6.0).reshape(2, 3)
+    there = cuda.to_device(x)
+    assert (to_numpy(Placed(there.__cuda_array_interface__), "x") == x).all()
+    assert (to_numpy(there, "x") == x).all()
+
+
+def test_an_array_on_a_device_that_is_not_there(monkeypatch):
+    monkeypatch.setattr(_device, "refusal", lambda: "device 'cuda' is asleep.")
+    with pytest.raises(refengine.InputError, match=r"q is a .*Placed that does not .*\(device 'cuda' is asleep\.\)"):
+        to_numpy(Placed({"shape": (1,), "typestr": "<f8", "data": (0, True), "version": 3}), "q")
