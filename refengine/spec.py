@@ -68,7 +68,7 @@ class Op:
     run in float64, in complex128 and over python-flint balls (object arrays). It may also take `scale`, `convention`,
     `head`, `heads` and the op's options. S is an array, or a tuple of them where `states` has several. Where the op
     is `chunked`, one call takes the chunk_size tokens of a mini-batch ([C, K], ...; the last one may be shorter) and
-    gives their outputs [C, V].
+    gives their outputs [C, V]; without the option chunk_size it takes all tokens of a sequence.
 
     lower(x, **options) -> a family's inputs (`Delta`, ...): `x` maps each input's name to a `Bounded` or None; inputs
     with tokens have rank 4 ([B, T, H, D]; D = 1 for one number a head). Options are `convention`, the sizes (`H`,
@@ -138,7 +138,7 @@ class Op:
         solution = refengine.solve(
             self.name, **named, **options, scale=scale, initial_state=initial_state, cu_seqlens=cu_seqlens
         )
-        return solution.o, solution.final_state if output_final_state else None
+        return solution.o, solution.final_state if output_final_state and self.states else None
 
 
 @dataclass
@@ -189,6 +189,15 @@ class Mesa:
     iterations: int = 0
     eps: float = 0.0
     start: str = "zero"
+
+
+@dataclass
+class Softmax:
+    """The inputs of softmax attention (kernels/softmax.py), every one a `Bounded` [B, T, heads, channels]."""
+
+    q: Any
+    k: Any
+    v: Any
 
 
 def low_rank(a: Any, b: Any, k: Any, v: Any) -> tuple[Any, Any, Any]:

@@ -54,10 +54,10 @@ def semidefinite(rng, shape):
 
 
 def memories(rng, op, size):
-    """Each state that the op starts from: an array, a tuple where there are several, None where there is none."""
+    """Each state that the op starts from: an array, or a tuple where there are several."""
     shapes = {t.name: tuple(size[a] for a in t.axes[0].split()) for t in op.states}
     drawn = [semidefinite(rng, s) if n == "h_kk" else rng.standard_normal(s) for n, s in shapes.items()]
-    return drawn[0] if len(drawn) == 1 else tuple(drawn) or None
+    return drawn[0] if len(drawn) == 1 else tuple(drawn)
 
 
 def case(
@@ -98,7 +98,7 @@ def case(
             raise AssertionError(f"{name}: no inputs for {tensor.name}")
     if times > 1:
         given["num_householder"] = times
-    if start:
+    if start and op.states:
         count = B if cu_seqlens is None else len(cu_seqlens) - 1
         given["initial_state"] = memories(rng, op, {**size, "N": count})
     if cu_seqlens is not None:

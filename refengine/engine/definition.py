@@ -126,7 +126,7 @@ def define(p: Problem, system: str = "float64") -> tuple[Array, Any]:
     constants = {"scale": scale, "convention": p.convention, "heads": HV, **p.options}
     o = number(np.zeros((B, T, HV, V)))
     final = start(p, number)
-    span = p.options["chunk_size"] if p.op.chunked else 1
+    span = p.options.get("chunk_size", max(T, 1)) if p.op.chunked else 1
     for n, (b, t0, t1) in enumerate(p.segments):
         for h in range(HV):
             S = tuple(state[n, h] for state in final)

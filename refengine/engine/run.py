@@ -10,7 +10,7 @@ from threading import Event, Lock
 from typing import Any, Protocol
 
 from ..errors import InputError
-from ..spec import Delta, Mesa
+from ..spec import Delta, Mesa, Softmax
 from .certified import correctly_rounded, of_the_high_part
 from .device import home
 from .plan import Plan
@@ -19,8 +19,9 @@ from .problem import Problem
 from .solution import Answer, Solution
 
 Progress = Callable[[int, int], None]
-FAMILIES: dict[type, str] = {Delta: ".delta", Mesa: ".mesa"}  # where the `Job` of what an op lowers to is
-CERTIFIED: dict[type, str] = {Delta: ".certified"}  # and where in double-double
+# Where the `Job` of what an op lowers to is, and where in double-double.
+FAMILIES: dict[type, str] = {Delta: ".delta", Mesa: ".mesa", Softmax: ".softmax"}
+CERTIFIED: dict[type, str] = {Delta: ".certified"}
 
 
 class Work(Protocol):

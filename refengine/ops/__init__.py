@@ -30,6 +30,7 @@ NAMES = (
     "dplr",
     "iplr",
     "mesa_net",
+    "softmax_attention",
 )
 
 
