@@ -19,6 +19,7 @@ from refengine.errors import GrowingGateWarning, RefengineError, nearest
 COMMANDS = {
     "solve": "The exact outputs of a file's problem, with a bound on how wrong they can be.",
     "verify": "Whether a kernel's error is what honest rounding explains.",
+    "golden": "Certified cases as files, made, checked, listed and handed on.",
     "ops": "The ops that can be solved, or all about one.",
     "doctor": "What this installation runs on, and whether it computes rightly.",
 }

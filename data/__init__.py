@@ -1,4 +1,4 @@
-"""Samples that are shipped. `path("tiny")` is where one is.
+"""Samples and golden suites that are shipped. `path("tiny")` and `goldens("core")` are where they are.
 
 minilm_layer3   512 tokens of real q, k, v (12 heads of 32); its metadata says where they come from.
 tiny            made to be read by eye: Gated DeltaNet, one head, K = V = 2, one-hot keys, scale 1, no norm.
@@ -32,3 +32,8 @@ def path(name: str) -> Path:
     if name not in NAMES:
         raise ValueError(f"There is no sample {name!r}; there are {', '.join(NAMES)}.")
     return Path(str(files(__name__).joinpath(f"{name}.safetensors")))
+
+
+def goldens(suite: str = "core") -> Path:
+    """The folder of a golden suite (`refengine golden check DIR`)."""
+    return Path(str(files(__name__).joinpath("goldens", suite)))

@@ -12,6 +12,7 @@ import refengine
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 SETUPTOOLS = PROJECT["tool"]["setuptools"]
+GOLDENS = ROOT / "data" / "goldens"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 INSTALLED_AS = {"refengine": "refengine", "cli": "refengine.cli", "data": "refengine.data"}
 
@@ -20,6 +21,8 @@ def folders():
     """Every folder of the tree with code or data in it, by the name it is installed under."""
     for top, name in INSTALLED_AS.items():
         for folder in [ROOT / top, *(ROOT / top).rglob("*")]:
+            if folder.is_relative_to(GOLDENS):
+                continue  # files of the package above them, hundreds of folders deep
             if folder.is_dir() and "__pycache__" not in folder.parts and any(p.is_file() for p in folder.iterdir()):
                 yield ".".join([name, *folder.relative_to(ROOT / top).parts]), folder
 
@@ -54,6 +57,12 @@ def test_test_needs_no_torch():
     assert not [word for word in wanted if word.startswith(("torch", "jax"))]
 
 
+def test_the_goldens_are_listed_whole():
+    assert "goldens/**/*" in SETUPTOOLS["package-data"]["refengine.data"]
+    assert (GOLDENS / "core" / "SHA256SUMS").is_file()
+    assert sum(p.stat().st_size for p in GOLDENS.rglob("*") if p.is_file()) <= 5_000_000
+
+
 def commands():
     """The lines of the README's shell blocks that a person types."""
     blocks = re.findall(r"```sh\n(.*?)```", README, flags=re.DOTALL)
@@ -67,7 +76,7 @@ def test_the_readme_starts_with_its_two_commands():
     ]
 
 
-@pytest.mark.parametrize("name", ["solve", "ops", "doctor"])
+@pytest.mark.parametrize("name", ["solve", "golden", "ops", "doctor"])
 def test_the_readme_names_every_command(name):
     assert any(line.startswith(f"refengine {name}") or f"refengine {name} " in line for line in commands())
 

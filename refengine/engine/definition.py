@@ -114,10 +114,10 @@ def start(p: Problem, number: Embed) -> list[Array]:
     return [number(np.zeros(s) if x is None else x).copy() for s, x in zip(shapes, p.initial, strict=True)]
 
 
-def define(p: Problem, system: str = "float64") -> tuple[Array, Any]:
+def define(p: Problem, system: str | Embed = "float64") -> tuple[Array, Any]:
     """(o [B, T, HV, V], final_state) as the definition has them, in that number system. final_state is [N, HV, K, V],
     or a tuple where the op has several states."""
-    number = number_system(system)
+    number = number_system(system) if isinstance(system, str) else system
     known = inputs(p, number)
     B, T, HV, K, V = (p.sizes[x] for x in ("B", "T", "HV", "K", "V"))
     one = number(1.0)[()]

@@ -13,17 +13,16 @@ content: wide items first, then by name (so that every tensor is aligned), keys 
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
 import math
 import mmap
 import os
 import reprlib
-import secrets
 import stat
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from itertools import chain
 from typing import Any, BinaryIO
 
 import ml_dtypes
@@ -31,6 +30,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refengine.errors import FileError, InputError
+
+from . import whole
 
 _DTYPES = {
     "F64": np.dtype("<f8"),
@@ -82,7 +83,7 @@ def write(
         target = os.path.realpath(path)
         if os.path.exists(target) and not os.path.isfile(target):
             raise OSError("it is a directory or a device, not a file")
-        _write_whole(target, header, arrays.values())
+        whole.write(target, chain([header], map(_bytes, arrays.values())))
     except (OSError, ValueError) as error:
         raise FileError(f"{os.fsdecode(path)}: cannot be written ({_reason(error)})") from error
 
@@ -284,19 +285,5 @@ def _header(arrays: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]) -> 
     return len(text).to_bytes(8, "little") + text
 
 
-def _write_whole(target: str, header: bytes, arrays: Iterable[NDArray[Any]]) -> None:
-    """Write beside `target` and rename; whatever interrupts it, no partial file and no draft stays behind."""
-    draft = os.path.join(os.path.dirname(target), f".refengine-{secrets.token_hex(8)}.tmp")
-    try:
-        with open(draft, "xb") as file:
-            file.write(header)
-            file.writelines(
-                np.ascontiguousarray(array, _little(array.dtype)).reshape(-1).view(np.uint8).data for array in arrays
-            )
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(draft, target)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(draft)
-        raise
+def _bytes(array: NDArray[Any]) -> memoryview:
+    return np.ascontiguousarray(array, _little(array.dtype)).reshape(-1).view(np.uint8).data

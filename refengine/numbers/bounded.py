@@ -220,9 +220,7 @@ class Bounded:
         B, T, H, D = self.value.shape
         n = 1 + len(others)
         error = np.stack([self.error, *(x.error for x in others)], axis=2).reshape(B, T * n, H)
-        return self.shaped(
-            lambda *x: np.stack(x, axis=2).astype(np.float64, copy=False).reshape(B, T * n, H, D), error, *others
-        )
+        return self.shaped(lambda *x: np.stack(x, axis=2).reshape(B, T * n, H, D), error, *others)
 
     # Transposes of the above, of float64 numbers.
 

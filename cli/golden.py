@@ -1,0 +1,96 @@
+"""`refengine golden`: certified cases as files, made, checked, listed and handed on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from refengine.data import goldens
+from refengine.golden import cases, files
+
+from .bar import Bar
+
+CODES = {"corrupt": 4, "stale": 4, "numbers": 1, "short": 5}  # the first that applies, in this order
+
+
+@click.group("golden")
+def command() -> None:
+    """Golden cases: difficult inputs with their certified answers, readable in any language.
+
+    \b
+    Example:
+      refengine golden list core
+      refengine golden make core -o goldens --jobs 2
+      refengine golden check goldens
+    """
+
+
+@command.command("list")
+@click.argument("suite", default="core")
+@click.option("--ops", metavar="NAME,...", help="Only these ops.")
+@click.option("--tier", "tiers", metavar="TIER", multiple=True, help="Only this tier: E, 1, 2, 3 or real; repeatable.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def list_cases(suite: str, ops: str | None, tiers: tuple[str, ...], as_json: bool) -> None:
+    """The cases of a suite (core or full): nothing is computed."""
+    found = cases.suite(suite, split(ops), tiers)
+    if as_json:
+        click.echo(json.dumps({"suite": suite, "cases": [case.id for case in found]}))
+        return
+    for case in found:
+        click.echo(case.id)
+    click.echo(f"{len(found)} cases", err=True)
+
+
+@command.command("make")
+@click.argument("suite", default="core")
+@click.option("-o", "target", metavar="DIR", required=True, help="Where: a new or empty folder, or one to go on with.")
+@click.option("--ops", metavar="NAME,...", help="Only these ops.")
+@click.option("--tier", "tiers", metavar="TIER", multiple=True, help="Only this tier: E, 1, 2, 3 or real; repeatable.")
+@click.option("--jobs", metavar="N", type=click.IntRange(min=1), default=1, help="Processes; no bit depends on it.")
+@click.option("--low", is_flag=True, help="Also write the low parts (o.lo), which make about 100 bits with o.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
+def make(suite: str, target: str, ops: str | None, tiers: tuple[str, ...], jobs: int, low: bool, as_json: bool) -> None:
+    """Make a suite, each case by two or three independent roads that must agree.
+
+    A run that was interrupted goes on where it was: a finished case is never made twice, and none is ever half-written.
+    """
+    with Bar(f"golden {suite}") as bar:
+        said = files.make(suite, Path(target), split(ops), tiers, jobs, low, bar)
+    numbers = sum(case["elements"] for case in said["cases"])
+    if as_json:
+        click.echo(json.dumps({"output": target, "cases": said["min_cases"], "elements": numbers}))
+    else:
+        click.echo(f"{target}: {said['min_cases']} cases, {numbers} numbers")
+
+
+@command.command("check")
+@click.argument("folder", metavar="[DIR]", required=False)
+@click.option("--quick", is_flag=True, help="Checksums, schema and definitions only; make nothing again.")
+@click.option("--jobs", metavar="N", type=click.IntRange(min=1), default=1, help="Processes.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
+def check(folder: str | None, quick: bool, jobs: int, as_json: bool) -> None:
+    """Whether a suite (the shipped core suite without DIR) is whole, untouched, of this version's definitions, and made
+    again has the same bits.
+
+    Exit 0: all of that. 4: corrupt or stale. 1: made again it has other numbers. 5: fewer cases than it promises.
+    """
+    with Bar("golden check") as bar:
+        findings, said = files.check(Path(folder) if folder else goldens("core"), not quick, jobs, bar)
+    kinds = {finding.kind for finding in findings}
+    code = next((code for kind, code in CODES.items() if kind in kinds), 0)
+    verdict = {0: "PASS", 1: "FAIL", 4: "CORRUPT OR STALE", 5: "TOO LITTLE"}[code]
+    if as_json:
+        found: dict[str, Any] = {"verdict": verdict, "cases": len(said.get("cases", []))}
+        click.echo(json.dumps(found | {"findings": [vars(finding) for finding in findings]}))
+    else:
+        for finding in findings:
+            click.echo(f"{finding.kind}: {finding.text}", err=True)
+        click.echo(f"{verdict}: {len(said.get('cases', []))} cases")
+    raise SystemExit(code)
+
+
+def split(words: str | None) -> tuple[str, ...]:
+    return tuple(word.strip() for word in words.split(",") if word.strip()) if words else ()

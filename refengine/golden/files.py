@@ -1,0 +1,355 @@
+"""A suite as files, made and checked.
+
+    suite.json                   what is there, and how much of it there must be
+    SHA256SUMS                   every other file; `sha256sum -c SHA256SUMS` needs nothing of ours
+    schema/{suite,case}.schema.json
+    cases/OP/TIER/REGIME/SHAPE/  case.json, inputs.safetensors, truth.safetensors
+
+A case appears by one rename of its folder, so a kill or a full disk loses no finished case and leaves no half of one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from .. import ops
+from ..errors import FileError, InputError, RefengineError
+from ..io import tensorfile, whole
+from .cases import Case, suite
+from .families import FAMILIES, LAWS
+from .record import INPUTS, LICENSE, TRUTH, canonical, content, definition, digest, sha256, written
+from .schema import SCHEMAS, VERSION, faults
+
+SUMS, SUITE, CASE = "SHA256SUMS", "suite.json", "case.json"
+Progress = Callable[[int, int], None]
+
+
+# ---- making ----
+
+
+def elements(record: Mapping[str, Any]) -> int:
+    """Numbers to compare a candidate with."""
+    total = 0
+    for tensor in record["tensors"].values():
+        if tensor["role"] in ("truth", "gradient"):
+            count = 1
+            for n in tensor["shape"]:
+                count *= n
+            total += count
+    return total
+
+
+def put(path: Path, data: bytes) -> None:
+    try:
+        whole.write(str(path), [data])
+    except OSError as error:
+        raise FileError(f"{path}: cannot be written ({error.strerror}).") from error
+
+
+def write_case(case: Case, root: Path, low: bool = False) -> None:
+    """One case, in a folder of its own beside its place, then renamed."""
+    target = root / "cases" / case.id
+    made = written(case, low)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        draft = Path(tempfile.mkdtemp(prefix=".making-", dir=root))
+        try:
+            tensors, metadata = made["inputs"]
+            tensorfile.write(draft / INPUTS, tensors, metadata)
+            tensorfile.write(draft / TRUTH, made["truth"])
+            put(draft / CASE, canonical(made["case"]))
+            draft.chmod(0o755)
+            os.replace(draft, target)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+    except FileError:
+        raise
+    except OSError as error:
+        raise FileError(f"{target}: cannot be written ({error.strerror}).") from error
+
+
+def make_named(name: str, case_id: str, root: str, low: bool) -> str:
+    """`write_case` in a process of its own, which finds the case by its id."""
+    write_case(next(case for case in suite(name, (case_id.split("/")[0],)) if case.id == case_id), Path(root), low)
+    return case_id
+
+
+def prepare_root(root: Path) -> None:
+    """A folder that is new, empty, or a suite under way."""
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        strange = [
+            p.name for p in root.iterdir() if p.name not in ("cases", "schema", SUITE, SUMS) and p.name[0] != "."
+        ]
+    except OSError as error:
+        raise FileError(f"{root}: cannot be made a folder of goldens ({error.strerror}).") from error
+    if strange:
+        raise InputError(
+            f"{root} holds {strange[0]!r}, which is no part of a suite; -o takes a new or an empty folder."
+        )
+    for left in root.glob(".making-*"):
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def make(
+    name: str,
+    root: Path,
+    only_ops: Sequence[str] = (),
+    tiers: Sequence[str] = (),
+    jobs: int = 1,
+    low: bool = False,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Make a suite, or what is missing of it; returns what suite.json says."""
+    cases = suite(name, tuple(only_ops), tuple(tiers))
+    prepare_root(root)
+    missing = [case for case in cases if not is_finished(root / "cases" / case.id)]
+    done = len(cases) - len(missing)
+
+    def finished() -> None:
+        nonlocal done
+        done += 1
+        if progress is not None:
+            progress(done, len(cases))
+
+    if jobs == 1:
+        for case in missing:
+            write_case(case, root, low)
+            finished()
+    else:
+        with ProcessPoolExecutor(min(jobs, max(1, len(missing))), mp_context=get_context("spawn")) as pool:
+            try:
+                waiting = [pool.submit(make_named, name, case.id, str(root), low) for case in missing]
+                for future in as_completed(waiting):
+                    future.result()
+                    finished()
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+    return close(name, root, cases)
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether a case is there; one that is damaged is refused, not made again over somebody's file."""
+    if not folder.is_dir():
+        return False
+    wrong = [f for f in check_case(folder, folder.parents[4]) if f.kind != "stale"]
+    if wrong:
+        raise FileError(f"{wrong[0].text} Remove the folder to have the case made again.")
+    return True
+
+
+def close(name: str, root: Path, cases: Sequence[Case]) -> dict[str, Any]:
+    """suite.json, the schemas, and the sums over all."""
+    records = [read_json(root / "cases" / case.id / CASE) for case in sorted(cases, key=lambda case: case.id)]
+    least: dict[str, int] = {}
+    for record in records:
+        least[record["op"]["name"]] = least.get(record["op"]["name"], 0) + elements(record)
+    said = {
+        "schema": "refengine.suite",
+        "schema_version": VERSION,
+        "name": name,
+        "license": LICENSE,
+        "min_cases": len(records),
+        "min_elements": least,
+        "families": {n: {"what": f.what, "exposes": f.exposes, "home": list(f.home)} for n, f in FAMILIES.items()},
+        "laws": LAWS,
+        "cases": [{"id": r["id"], "elements": elements(r), "content_sha256": r["content_sha256"]} for r in records],
+    }
+    put(root / SUITE, canonical(said))
+    (root / "schema").mkdir(exist_ok=True)
+    for what, schema in SCHEMAS.items():
+        put(root / "schema" / f"{what}.schema.json", canonical(schema))
+    put(root / SUMS, sums(root))
+    return said
+
+
+def sums(root: Path) -> bytes:
+    """What `sha256sum` prints of every file, by name."""
+    lines = [f"{sha256((root / name).read_bytes())}  {name}\n" for name in files_of(root)]
+    return "".join(lines).encode()
+
+
+def files_of(root: Path) -> list[str]:
+    return sorted(
+        p.relative_to(root).as_posix()
+        for p in root.rglob("*")
+        if p.is_file() and p.name != SUMS and not hidden(p, root)
+    )
+
+
+def hidden(path: Path, root: Path) -> bool:
+    """Ours while under way, or a package's own."""
+    parts = path.relative_to(root).parts
+    return any(part.startswith(".") or part in ("__init__.py", "__pycache__") for part in parts)
+
+
+# ---- checking ----
+
+
+@dataclass(frozen=True)
+class Finding:
+    """kind: "corrupt" or "stale" (exit 4), "short" (exit 5), "numbers" (exit 1)."""
+
+    kind: str
+    text: str
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_bytes().decode("utf-8"))
+    except OSError as error:
+        raise FileError(f"{path}: cannot be read ({error.strerror}).") from error
+    except ValueError as error:
+        raise FileError(f"{path}: is no JSON ({str(error).splitlines()[0]}).") from error
+    if not isinstance(value, dict):
+        raise FileError(f"{path}: is no JSON object.")
+    return value
+
+
+def check_sums(root: Path) -> Iterator[Finding]:
+    """Every file is in SHA256SUMS, every line of it is a file, every sum is right."""
+    try:
+        lines = (root / SUMS).read_text(encoding="utf-8").splitlines()
+        said = {name: total for total, _, name in (line.partition("  ") for line in lines)}
+    except (OSError, ValueError):
+        yield Finding("corrupt", f"{root / SUMS}: cannot be read.")
+        return
+    here = set(files_of(root))
+    for name in sorted(here | set(said)):
+        if name not in here:
+            yield Finding("corrupt", f"{root / name}: is in {SUMS}, but missing.")
+        elif name not in said:
+            yield Finding("corrupt", f"{root / name}: is not in {SUMS}.")
+        elif sha256((root / name).read_bytes()) != said[name]:
+            yield Finding("corrupt", f"{root / name}: its SHA-256 is not the one in {SUMS}.")
+
+
+def check_case(folder: Path, root: Path) -> list[Finding]:
+    """One case against its own record, and against the definition it was made from."""
+    where = folder / CASE
+    try:
+        record = read_json(where)
+        if isinstance(record.get("schema_version"), int) and record["schema_version"] > VERSION:
+            return [
+                Finding("corrupt", f"{where}: has schema version {record['schema_version']}; {VERSION} is known here.")
+            ]
+        wrong = [Finding("corrupt", f"{where}: {text}.") for text in faults(record, SCHEMAS["case"])]
+        if wrong:
+            return wrong
+        wrong = []
+        if record["id"] != folder.relative_to(root / "cases").as_posix():
+            wrong.append(Finding("corrupt", f"{where}: says it is {record['id']!r}, but lies elsewhere."))
+        if content(record["tensors"]) != record["content_sha256"]:
+            wrong.append(Finding("corrupt", f"{where}: its content_sha256 is not that of its tensors."))
+        for file in (INPUTS, TRUTH):
+            wrong += check_tensors(folder / file, {n: t for n, t in record["tensors"].items() if t["file"] == file})
+    except FileError as error:
+        return [Finding("corrupt", str(error))]
+    name = record["op"]["name"]
+    if name not in ops.names():
+        wrong.append(Finding("stale", f"{where}: there is no op {name!r} in this version."))
+    elif definition(ops.get(name)) != record["op"]["definition_sha256"]:
+        wrong.append(Finding("stale", f"{where}: {name} is defined otherwise in this version."))
+    return wrong
+
+
+def check_tensors(path: Path, said: Mapping[str, Mapping[str, Any]]) -> Iterator[Finding]:
+    tensors, _ = tensorfile.read(path)
+    for name in sorted(set(tensors) ^ set(said)):
+        here, there = (path.name, CASE) if name in tensors else (CASE, path.name)
+        yield Finding("corrupt", f"{path}: {name} is in {here}, but not in {there}.")
+    for name in sorted(set(tensors) & set(said)):
+        if list(tensors[name].shape) != said[name]["shape"] or digest(tensors[name]) != said[name]["sha256"]:
+            yield Finding("corrupt", f"{path}: {name} is not what {CASE} says.")
+
+
+def check_suite(root: Path) -> tuple[list[Finding], dict[str, Any]]:
+    """suite.json, and whether what it promises is there."""
+    said = read_json(root / SUITE)
+    if isinstance(said.get("schema_version"), int) and said["schema_version"] > VERSION:
+        text = f"{root / SUITE}: has schema version {said['schema_version']}; {VERSION} is known here."
+        return [Finding("corrupt", text)], said
+    wrong = [Finding("corrupt", f"{root / SUITE}: {text}.") for text in faults(said, SCHEMAS["suite"])]
+    if wrong:
+        return wrong, said
+    there = [c for c in said["cases"] if (root / "cases" / c["id"] / CASE).is_file()]
+    if len(there) < said["min_cases"]:
+        absent = next((c["id"] for c in said["cases"] if c not in there), "none is named")
+        text = f"{root / SUITE}: promises {said['min_cases']} cases, {len(there)} are there ({absent})."
+        wrong.append(Finding("short", text))
+    for op, least in said["min_elements"].items():
+        have = sum(c["elements"] for c in there if c["id"].split("/")[0] == op)
+        if have < least:
+            wrong.append(Finding("short", f"{root / SUITE}: promises {least} numbers of {op}, {have} are there."))
+    return wrong, said
+
+
+def remade(root: str, name: str, case_id: str) -> list[Finding]:
+    """A case made again, and compared to the bit."""
+    known = {case.id: case for case in suite(name, (case_id.split("/")[0],))}
+    if case_id not in known:
+        return [Finding("stale", f"{case_id}: is no case of the suite {name!r} in this version.")]
+    folder = Path(root) / "cases" / case_id
+    low = any(t["role"] == "truth_lo" for t in read_json(folder / CASE)["tensors"].values())
+    with tempfile.TemporaryDirectory() as scratch:
+        write_case(known[case_id], Path(scratch), low)
+        again = Path(scratch) / "cases" / case_id
+        differ = [f for f in (INPUTS, TRUTH, CASE) if (folder / f).read_bytes() != (again / f).read_bytes()]
+    return [Finding("numbers", f"{folder / file}: made again it has other bytes.") for file in differ]
+
+
+def check(
+    root: Path, regenerate: bool = True, jobs: int = 1, progress: Progress | None = None
+) -> tuple[list[Finding], dict[str, Any]]:
+    """Everything that is wrong with a suite: (findings, what suite.json says)."""
+    try:
+        wrong, said = check_suite(root)
+    except FileError as error:
+        return [Finding("corrupt", str(error))], {}
+    if any(f.kind == "corrupt" for f in wrong):
+        return wrong, said
+    wrong += check_sums(root)
+    named = {c["id"]: c for c in said["cases"]}
+    there = sorted(p.parent.relative_to(root / "cases").as_posix() for p in (root / "cases").rglob(CASE))
+    for case_id in there:
+        wrong += check_case(root / "cases" / case_id, root)
+        if case_id not in named:
+            wrong.append(Finding("corrupt", f"{root / SUITE}: does not name the case {case_id}."))
+        elif (
+            not wrong
+            and read_json(root / "cases" / case_id / CASE)["content_sha256"] != named[case_id]["content_sha256"]
+        ):
+            wrong.append(Finding("corrupt", f"{root / SUITE}: has another content_sha256 for {case_id}."))
+    if regenerate and not any(f.kind in ("corrupt", "stale") for f in wrong):
+        wrong += regenerated(root, said["name"], there, jobs, progress)
+    return wrong, said
+
+
+def regenerated(root: Path, name: str, cases: Sequence[str], jobs: int, progress: Progress | None) -> Iterator[Finding]:
+    try:
+        if jobs == 1:
+            for i, case_id in enumerate(cases):
+                yield from remade(str(root), name, case_id)
+                if progress is not None:
+                    progress(i + 1, len(cases))
+            return
+        with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+            waiting = [pool.submit(remade, str(root), name, case_id) for case_id in cases]
+            for i, future in enumerate(as_completed(waiting)):
+                yield from future.result()
+                if progress is not None:
+                    progress(i + 1, len(cases))
+    except InputError as error:  # the suite's name is none of ours
+        yield Finding("stale", f"{root / SUITE}: {error}")
+    except RefengineError:
+        raise

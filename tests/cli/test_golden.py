@@ -1,0 +1,91 @@
+"""`refengine golden`: what it prints, and the exit codes a build depends on."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+from click.testing import CliRunner
+
+from refengine.cli import group
+from refengine.data import goldens
+from refengine.golden.cases import suite
+
+CORE = goldens("core")
+
+
+def invoke(*words):
+    return CliRunner().invoke(group, ["golden", *map(str, words)])
+
+
+@pytest.fixture
+def copy(tmp_path):
+    return shutil.copytree(CORE, tmp_path / "goldens")
+
+
+def test_list():
+    result = invoke("list", "core", "--ops", "kda", "--tier", "E")
+    assert result.exit_code == 0
+    assert result.stdout.splitlines() == [case.id for case in suite("core", ("kda",), ("E",))]
+    said = json.loads(invoke("list", "--json").stdout)
+    assert said["cases"] == [case.id for case in suite("core")]
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("list", "cores"), "did you mean 'core'"),
+        (("list", "core", "--ops", "kd"), "did you mean 'kda'"),
+        (("list", "core", "--tier", "9"), "There is no tier '9'"),
+        (("make", "core"), "-o"),
+    ],
+)
+def test_mistakes(words, sentence):
+    result = invoke(*words)
+    assert result.exit_code == 2
+    assert sentence in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_whole_suite_passes():
+    result = invoke("check", CORE, "--quick")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert result.stdout.startswith("PASS: ")
+
+
+def test_corrupt_is_4(copy):
+    path = copy / "cases" / suite("core")[0].id / "truth.safetensors"
+    path.write_bytes(path.read_bytes()[:-3])
+    result = invoke("check", copy, "--quick", "--json")
+    assert result.exit_code == 4
+    said = json.loads(result.stdout)
+    assert said["verdict"] == "CORRUPT OR STALE"
+    assert any(str(path) in finding["text"] for finding in said["findings"])
+
+
+def test_no_suite_is_4(tmp_path):
+    result = invoke("check", tmp_path, "--quick")
+    assert result.exit_code == 4
+    assert "suite.json" in result.stderr
+
+
+def test_too_little_is_5(copy):
+    from refengine.golden import files
+
+    gone = suite("core")[0].id
+    shutil.rmtree(copy / "cases" / gone)
+    (copy / files.SUMS).write_bytes(files.sums(copy))
+    result = invoke("check", copy, "--quick")
+    assert result.exit_code == 5
+    assert gone in result.stderr
+
+
+def test_make_and_check(tmp_path):
+    pytest.importorskip("flint")
+    out = tmp_path / "out"
+    made = invoke("make", "core", "-o", out, "--ops", "linear_attn", "--tier", "real", "--json")
+    assert made.exit_code == 0, made.stderr
+    assert json.loads(made.stdout)["cases"] == 1
+    checked = invoke("check", out)
+    assert (checked.exit_code, checked.stdout) == (0, "PASS: 1 cases\n")
