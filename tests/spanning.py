@@ -49,7 +49,7 @@ def keys(rng, regime, shape):
 
 def semidefinite(rng, shape):
     m = rng.standard_normal(shape)
-    m = m @ m.swapaxes(-1, -2)
+    m = m @ m.swapaxes(-1, -2) + np.eye(shape[-1])  # far enough from 0 to survive bfloat16
     return (m + m.swapaxes(-1, -2)) / 2
 
 
@@ -84,6 +84,8 @@ def case(
             given[tensor.name] = rng.standard_normal(shape)
         elif tensor.name == "beta":
             given[tensor.name] = np.full(shape, 0.99) if regime == "same_keys" else rng.uniform(0, 1, shape)
+        elif tensor.name == "alpha":
+            given[tensor.name] = rng.uniform(0, 1, shape)
         elif tensor.name == "lamb":
             given[tensor.name] = rng.uniform(0.25, 1, shape)
         elif tensor.name == "d":

@@ -24,9 +24,11 @@ from .solution import Answer
 
 SOLVERS = {"exact": kernel.EXACT, "cg": kernel.CG, "chebyshev": kernel.CHEBYSHEV}
 LEAST = 2.0**-20  # a start may be short of semidefinite by so much of its trace: what rounding to float32 leaves
+APART = "rigorous (residual and running bound): the distance from the exact solution, not from so many exact steps"
 CERTIFICATES = {
     "exact": "rigorous (residual and running bound)",
-    "cg": "rigorous (residual and running bound): the distance from the exact solution, not from so many exact steps",
+    "cg": APART,
+    "chebyshev": APART,
 }
 Array = NDArray[Any]
 

@@ -295,9 +295,12 @@ def chebyshev(A, n, q, size, shift, x, old, w, steps, one):
 @njit
 def frobenius(A, n, size, zero):
     """|A| in the Frobenius norm, [lane]: of the rows 4 i + r four chains below the diagonal and four on it, added as
-    in a dot product, the first taken twice."""
+    in a dot product, the first taken twice. The rows beyond n, which may hold anything, are emptied first."""
     L = BLOCK // A.itemsize
     z = spread(zero)
+    for i in range(n, (n + 3) // 4 * 4):
+        for j in range(i + 1):
+            store(A, place(i, j, L), z)
     b0, b1, b2, b3 = z, z, z, z
     d0, d1, d2, d3 = z, z, z, z
     i = 0

@@ -30,6 +30,7 @@ NAMES = (
     "dplr",
     "iplr",
     "mesa_net",
+    "gated_kalmanet",
     "softmax_attention",
 )
 

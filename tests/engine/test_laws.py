@@ -21,7 +21,7 @@ from refengine.engine import softmax
 from refengine.engine.run import CERTIFIED
 
 TOKENS = 11
-WHOLE_HEADS = ("mesa_net",)  # whose value columns share too much work to be cut
+WHOLE_HEADS = ("mesa_net", "gated_kalmanet")  # whose value columns share too much work to be cut
 
 
 def same(x, y):
