@@ -6,6 +6,7 @@ import hashlib
 import math
 import os
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -110,20 +111,47 @@ def write(target: Path, question: Question, solution: Solution, gradient: Gradie
     tensorfile.write(target, tensors, metadata)
 
 
-def quality(solution: Solution, name: str) -> dict[str, Any]:
-    """One output's shape and how wrong it can be, also relative to its largest entry (final_state: longest column)."""
-    values: NDArray[Any] = {"o": solution.o, **solution.finals}[name]
-    bound = solution.bound[name]
-    with np.errstate(all="ignore"):
-        columns = name != "o" and bound.ndim < values.ndim
-        size = np.sqrt(np.square(values.astype(np.float64)).sum(axis=-2)) if columns else np.abs(values)
-        largest, worst = float(size.max(initial=0.0)), solution.worst(name)
-    relative = 0.0 if worst == 0.0 else worst / largest if largest > 0.0 else math.inf
-    return {
-        "shape": list(values.shape),
-        "dtype": str(values.dtype),
-        "bound": worst if math.isfinite(worst) else None,
-        "bound_relative": relative if math.isfinite(relative) else None,
-        "rows": bound.size,
-        "rows_without_bound": int(np.count_nonzero(~np.isfinite(bound))),
-    }
+@dataclass
+class Quality:
+    """How wrong one output can be, over all its windows: also relative to its largest entry (of a state, column)."""
+
+    largest: float = 0.0
+    worst: float = 0.0
+    rows: int = 0
+    without: int = 0
+
+    def add(self, solution: Solution, name: str) -> None:
+        """Another window's output."""
+        values: NDArray[Any] = {"o": solution.o, **solution.finals}[name]
+        bound = solution.bound[name]
+        with np.errstate(all="ignore"):
+            columns = name != "o" and bound.ndim < values.ndim
+            size = np.sqrt(np.square(values.astype(np.float64)).sum(axis=-2)) if columns else np.abs(values)
+            self.largest = float(np.maximum(self.largest, size.max(initial=0.0)))
+            self.worst = float(np.maximum(self.worst, solution.worst(name)))
+        self.rows += bound.size
+        self.without += int(np.count_nonzero(~np.isfinite(bound)))
+
+    def found(self, shape: tuple[int, ...], dtype: Any) -> dict[str, Any]:
+        """What is said of an output of that shape."""
+        with np.errstate(all="ignore"):
+            relative = float(np.float64(self.worst) / self.largest) if self.largest > 0.0 else math.inf
+        relative = 0.0 if self.worst == 0.0 else relative
+        return {
+            "shape": list(shape),
+            "dtype": str(dtype),
+            "bound": self.worst if math.isfinite(self.worst) else None,
+            "bound_relative": relative if math.isfinite(relative) else None,
+            "rows": self.rows,
+            "rows_without_bound": self.without,
+        }
+
+
+def qualities(solution: Solution) -> dict[str, dict[str, Any]]:
+    """How wrong each output of a solution can be."""
+    found = {}
+    for name, values in {"o": solution.o, **solution.finals}.items():
+        quality = Quality()
+        quality.add(solution, name)
+        found[name] = quality.found(values.shape, values.dtype)
+    return found

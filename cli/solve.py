@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from refengine.engine.gradient import WITHOUT
 from refengine.errors import InputError
 from refengine.io import tensorfile
 
-from . import answer, question
+from . import answer, question, windows
 from .bar import Bar
 
 SAMPLE = "minilm_layer3"
@@ -45,6 +46,10 @@ FLAGS = {"tie_values", "use_qk_l2norm", "allow_neg_eigval", "allow_nonfinite"}
 @click.option("--form", metavar="auto|recurrent", help="How it is computed.")
 @click.option("--grad", is_flag=True, help="Also dq, dk, ...: what a loss that owes do and dht owes to every input.")
 @click.option("--set", "assignments", metavar="NAME=VALUE", multiple=True, help="Any setting, as in a file's metadata.")
+@click.option(
+    "--window", metavar="N", type=click.IntRange(min=1), help="Solve so many tokens at a time (no bit depends on it)."
+)
+@click.option("--resume", is_flag=True, help="Go on with an interrupted run of windows.")
 @click.option("--threads", metavar="N", type=click.IntRange(min=1), help="How many; no bit depends on it.")
 @click.option("--explain", is_flag=True, help="Say on stderr how it ran, and why so.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
@@ -54,6 +59,8 @@ def command(
     sample: bool,
     grad: bool,
     assignments: tuple[str, ...],
+    window: int | None,
+    resume: bool,
     threads: int | None,
     explain: bool,
     as_json: bool,
@@ -71,6 +78,9 @@ def command(
     dq, dk, dinitial_state, dconv_k.weight and so on); its metadata says all that is needed to repeat it. The same
     question gives the same bytes on every run and machine.
 
+    A long sequence is solved a window of tokens at a time, in memory for the states and a window. Until it is done the
+    answer stands in OUT.partial, and OUT.resume beside it is what --resume goes on from.
+
     \b
     Example:
       refengine solve --sample
@@ -84,7 +94,20 @@ def command(
                 raise InputError(f"{name} is set twice, by --set and by its own option.")
             said[name] = value if name in FLAGS else question.parsed(name, value)
     answer.check_target(goal, origin)
-    asked = question.ask(*tensorfile.read(origin), said, grad)
+    tensors, metadata = tensorfile.read(origin)
+    asked = question.ask(tensors, metadata, said, grad)
+    streamed = None
+    if not grad:
+        streamed = windows.solve(
+            goal=goal, asked=asked, origin=origin, tensors=tensors, threads=threads, window=window, resume=resume
+        )
+    if streamed is not None:
+        outputs, info = streamed
+        said_plan(info["plan"] if explain else ())
+        report(goal, asked, outputs, info, None, as_json)
+        return
+    if resume:
+        raise InputError("--resume goes on with a run of windows, and this problem is solved whole.")
     with Bar(asked.op.name) as bar:
         solution = refengine.solve(asked.op.name, **asked.arguments, threads=threads, progress=bar)
     gradient = None
@@ -93,10 +116,14 @@ def command(
         with Bar(f"{asked.op.name}, gradients") as bar:
             gradient = refengine.grad(asked.op.name, **arguments, threads=threads, progress=bar)
     answer.write(goal, asked, solution, gradient, origin)
-    if explain:
-        for line in (*solution.info["plan"], *(gradient.info["plan"] if gradient else ())):
-            click.echo(line, err=True)
-    report(goal, asked, solution, gradient, as_json)
+    said_plan((*solution.info["plan"], *(gradient.info["plan"] if gradient else ())) if explain else ())
+    report(goal, asked, answer.qualities(solution), solution.info, gradient, as_json)
+
+
+def said_plan(lines: Iterable[str]) -> None:
+    """How it ran, on stderr."""
+    for line in lines:
+        click.echo(line, err=True)
 
 
 def places(source: str | None, target: str | None, sample: bool) -> tuple[Path, Path]:
@@ -115,13 +142,13 @@ def places(source: str | None, target: str | None, sample: bool) -> tuple[Path, 
 def report(
     goal: Path,
     asked: question.Question,
-    solution: refengine.Solution,
+    outputs: dict[str, dict[str, Any]],
+    info: dict[str, Any],
     gradient: refengine.Gradient | None,
     as_json: bool,
 ) -> None:
     """What came of it, on stdout."""
-    outputs = {name: answer.quality(solution, name) for name in ("o", *solution.finals)}
-    seconds = float(solution.info["seconds"])
+    seconds = float(info["seconds"])
     gradients = {} if gradient is None else answer.gradients_of(gradient)
     if as_json:
         found: dict[str, Any] = {
@@ -129,7 +156,7 @@ def report(
             "op": asked.op.name,
             **outputs,
             "seconds": seconds,
-            "info": solution.info,
+            "info": info,
         }
         if gradient is not None:
             found["gradients"] = {
@@ -143,10 +170,10 @@ def report(
         click.echo(f"  {name:11}  {q['shape']} {q['dtype']}, {bound_text(q)}")
     for name, x in gradients.items():
         click.echo(f"  {name:11}  {list(x.shape)} {x.dtype}")
-    if "correctly_rounded" in solution.info:
-        counted = solution.info["correctly_rounded"]
+    if "correctly_rounded" in info:
+        counted = info["correctly_rounded"]
         click.echo(f"  {counted['proved']} of {counted['proved'] + counted['not_proved']} proved correctly rounded")
-    threads = "1 thread" if solution.info["threads"] == 1 else f"{solution.info['threads']} threads"
+    threads = "1 thread" if info["threads"] == 1 else f"{info['threads']} threads"
     click.echo(f"  {asked.op.name} solved in {seconds:.3f} s on {threads}")
 
 

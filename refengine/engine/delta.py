@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from ..kernels import delta as kernel
 from ..numbers.bounded import Bounded
 from ..spec import ERASE_KEY, Delta
+from .carry import Carry
 from .plan import Plan, plan
 from .prepare import scale_of
 from .problem import Problem
@@ -68,6 +69,10 @@ class Operands:
 class Job:
     """One problem under way: its operands, its outputs, and the tasks that fill them."""
 
+    carry: Carry | None = None  # of a problem that is one window of a longer one
+    norm: Array  # [N, heads, padded columns], for the next window
+    error: Array
+
     def __init__(self, p: Problem, x: Delta, threads: int | None) -> None:
         self.p = p
         self.operands = Operands.of(x)
@@ -113,6 +118,10 @@ class Job:
         count = tiles * (block + 1) // self.plan.blocks - left
         first, last = left * self.lanes, min((left + count) * self.lanes, self.columns)
         state = self.enter(count, None if self.start is None else self.start[n, h, :, first:last])
+        before = 0
+        if self.carry is not None and self.carry.state is not None:
+            before = self.carry.tokens
+            self.carry.enter(n, h, first, state)
         micro = self.operands.micro
         heads = tuple(h // (self.heads // x.shape[2]) for x in self.operands.arrays[:5])
         stops = sorted({t0, t1, *(t0 + t for t in self.p.states_at), *range(t0, t1, SPAN)})
@@ -125,10 +134,25 @@ class Job:
                 self.states[at_t, n, h, :, first:last] = self.columns_of(state, last - first)[0]
             if t == t1:
                 break
-            place = (row, t * micro, stops[i + 1] * micro, t0 * micro, first)
+            place = (row, t * micro, stops[i + 1] * micro, (t0 - before) * micro, first)
             self.advance(place, heads, state, self.bound[block, row, h])
             done((stops[i + 1] - t) * (last - first))
         self.leave(n, h, slice(first, last), state)
+        if self.carry is not None:
+            padded = slice(first, first + count * self.lanes)
+            self.norm[n, h, padded], self.error[n, h, padded] = state[1].reshape(-1), state[2].reshape(-1)
+
+    def windowed(self, carry: Carry) -> None:
+        """This job is one window: it goes on from `carry`."""
+        self.carry = carry
+        shape = (*self.final.shape[:2], -(-self.columns // self.lanes) * self.lanes)
+        self.norm, self.error = np.zeros(shape, self.dtype), np.zeros(shape, self.dtype)
+
+    def pass_on(self) -> None:
+        """Leave to the next window what it goes on from."""
+        carry, T = self.carry, self.operands.arrays[4].shape[1] // self.operands.micro
+        if carry is not None:
+            carry.tokens, carry.state, carry.norm, carry.error = carry.tokens + T, self.final, self.norm, self.error
 
     @property
     def rule(self) -> tuple[int, bool, int, bool]:

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from ..errors import InputError
 from ..spec import Delta, Mesa, Softmax
+from .carry import Carry
 from .certified import correctly_rounded, of_the_high_part
 from .device import home
 from .plan import Plan
@@ -78,8 +79,14 @@ def run_all(job: Work, progress: Progress | None) -> None:
             raise
 
 
-def execute(p: Problem, threads: int | None = None, progress: Progress | None = None) -> Solution:
-    """Solve a problem."""
+class NoWindows(Exception):  # noqa: N818  # no error of anybody's: the caller solves the whole at once
+    """This problem cannot be solved one window of tokens at a time."""
+
+
+def execute(
+    p: Problem, threads: int | None = None, progress: Progress | None = None, carry: Carry | None = None
+) -> Solution:
+    """Solve a problem; with `carry` one window of a longer one, which goes on from it and leaves it for the next."""
     clock = time.perf_counter()
     lowered, pasts = prepare(p)
     prepared = time.perf_counter()
@@ -88,9 +95,15 @@ def execute(p: Problem, threads: int | None = None, progress: Progress | None = 
     if type(lowered) not in homes:
         raise InputError(f"{p.op.name} has no precision 'certified' yet; 'float64' carries a bound too.")
     on_gpu, why_not = home(p, lowered)
-    job: Job = import_module(on_gpu or homes[type(lowered)], __package__).Job(p, lowered, threads)
+    job: Any = import_module(on_gpu or homes[type(lowered)], __package__).Job(p, lowered, threads)
+    if carry is not None:
+        if type(lowered) is not Delta or certified or on_gpu:
+            raise NoWindows
+        job.windowed(carry)
     run_all(job, progress)
     found = job.answer()
+    if carry is not None:
+        job.pass_on()
     names = p.op.final_names()
     ran: dict[str, Any] = {
         "plan": job.plan.lines() if why_not is None else (why_not, *job.plan.lines()),

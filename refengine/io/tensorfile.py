@@ -13,6 +13,7 @@ content: wide items first, then by name (so that every tensor is aligned), keys 
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import math
@@ -21,7 +22,7 @@ import os
 import reprlib
 import stat
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
 from typing import Any, BinaryIO
 
@@ -76,8 +77,7 @@ def write(
 ) -> None:
     """Write a canonical safetensors file, whole or not at all: until its last byte is on disk, `path` stays as it
     was."""
-    arrays = {name: _storable(name, tensor) for name, tensor in tensors.items()}
-    arrays = {name: arrays[name] for name in sorted(arrays, key=lambda name: (-arrays[name].itemsize, name))}
+    arrays = _in_order(tensors)
     header = _header(arrays, metadata or {})
     try:
         target = os.path.realpath(path)
@@ -86,6 +86,86 @@ def write(
         whole.write(target, chain([header], map(_bytes, arrays.values())))
     except (OSError, ValueError) as error:
         raise FileError(f"{os.fsdecode(path)}: cannot be written ({_reason(error)})") from error
+
+
+class Draft:
+    """The file that `write` would write, under way beside its place as PATH.partial: piece by piece, and resumable.
+
+    `shapes` names each tensor's dtype and shape. With `resume` what an earlier draft of the same content holds stays.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        shapes: Mapping[str, tuple[Any, tuple[int, ...]]],
+        metadata: Mapping[str, str],
+        resume: bool = False,
+    ) -> None:
+        self.target = os.path.realpath(path)
+        self.place = f"{self.target}.partial"
+        arrays = _in_order({n: np.broadcast_to(np.zeros((), dtype), shape) for n, (dtype, shape) in shapes.items()})
+        header = _header(arrays, metadata)
+        self.shapes = arrays
+        ends = np.cumsum([len(header), *(array.nbytes for array in arrays.values())]).tolist()
+        self.starts = dict(zip(arrays, ends[:-1], strict=True))
+        with _writing(self.place):
+            if not resume:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(self.place)
+            self.file = os.open(self.place, os.O_RDWR | (0 if resume else os.O_CREAT | os.O_EXCL), 0o666)
+        with _writing(self.place):
+            if resume and (os.fstat(self.file).st_size != ends[-1] or os.pread(self.file, len(header), 0) != header):
+                raise FileError(f"{self.place}: is no draft of this answer; solve it anew, without --resume")
+            self._put(header, 0)
+            os.ftruncate(self.file, ends[-1])
+
+    def put(self, name: str, at: tuple[int, ...], array: NDArray[Any]) -> None:
+        """Write consecutive entries of a tensor, from the one that the leading indices `at` point to."""
+        whole = self.shapes[name]
+        entry = 0
+        for n, index in enumerate(at):
+            entry += index * math.prod(whole.shape[n + 1 :])
+        data = np.ascontiguousarray(array, _little(whole.dtype)).reshape(-1).view(np.uint8).data
+        with _writing(self.place):
+            self._put(data, self.starts[name] + entry * whole.itemsize)
+
+    def _put(self, data: Any, at: int) -> None:
+        data = memoryview(data)
+        while len(data):
+            wrote = os.pwrite(self.file, data, at)
+            data, at = data[wrote:], at + wrote
+
+    def sync(self) -> None:
+        """What was put is on disk."""
+        with _writing(self.place):
+            os.fsync(self.file)
+
+    def finish(self) -> None:
+        """The draft takes its place."""
+        self.sync()
+        os.close(self.file)
+        with _writing(self.target):
+            os.replace(self.place, self.target)
+
+
+def release(tensors: Iterable[NDArray[Any]]) -> None:
+    """Give back the memory that reading mapped tensors took; what is read again is mapped again."""
+    for tensor in tensors:
+        base: Any = tensor
+        while isinstance(base, np.ndarray):
+            base = base.base
+        if isinstance(base, memoryview):
+            base = base.obj
+        if isinstance(base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+            base.madvise(mmap.MADV_DONTNEED)
+
+
+@contextlib.contextmanager
+def _writing(path: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise FileError(f"{path}: cannot be written ({_reason(error)})") from error
 
 
 # ---- safetensors, in ----
@@ -265,6 +345,12 @@ def _storable(name: str, tensor: NDArray[Any]) -> NDArray[Any]:
             f"{name} is {array.dtype}, which a file cannot hold; it can hold {', '.join(map(str, _CODES))}"
         )
     return array
+
+
+def _in_order(tensors: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """Tensors as a file can hold them: wide items first, then by name."""
+    arrays = {name: _storable(name, tensor) for name, tensor in tensors.items()}
+    return {name: arrays[name] for name in sorted(arrays, key=lambda name: (-arrays[name].itemsize, name))}
 
 
 def _header(arrays: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]) -> bytes:
