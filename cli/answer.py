@@ -98,9 +98,8 @@ def tensors_of(solution: Solution) -> dict[str, NDArray[Any]]:
 
 def gradients_of(gradient: Gradient) -> dict[str, NDArray[Any]]:
     """dq, dk, ...: a d before the name of the input."""
-    return {f"d{name}": x for name, x in gradient.items()} | {
-        f"d{name}.condition": x for name, x in gradient.condition.items()
-    }
+    parts = {"": gradient, ".bound": gradient.bound, ".condition": gradient.condition}
+    return {f"d{name}{part}": x for part, several in parts.items() for name, x in several.items()}
 
 
 def write(target: Path, question: Question, solution: Solution, gradient: Gradient | None, source: Path) -> None:

@@ -10,12 +10,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..kernels import delta as state_kernel
 from ..kernels import delta_grad as kernel
-from ..kernels._simd import HALF
-from ..kernels.delta import ERASE, lanes
+from ..kernels import delta_grad_bound as bound
+from ..kernels._simd import NARROW
+from ..kernels.delta import ERASE, ERASE_IS_KEY, lanes
 from ..numbers.bounded import Bounded
 from ..numbers.traced import Traced
-from ..spec import ERASE_KEY, Delta
+from ..spec import Delta
 from .delta import SPAN, Operands, aligned, unfolded
 from .plan import Plan, plan
 from .prepare import scale_of
@@ -39,12 +41,14 @@ class Adjoint:
         self.K, self.heads, self.columns, M = k.shape[3], v.shape[2], v.shape[3], v.shape[1]
         self.micro, self.erase = self.operands.micro, self.operands.erase
         self.decays = x.a is not None
-        self.scale = self.dtype.type(scale_of(p)[0])
+        self.constants = state_kernel.constants(*scale_of(p), self.K, self.dtype)
+        self.errors = self.operands.errors
         self.do = np.ascontiguousarray(do.reshape(B, T, self.heads, self.columns), dtype=self.dtype)
         self.end = folded(dfinal, x.folded)
         self.start = folded(p.initial_state, x.folded)
         self.u, self.w = (np.empty((B, self.heads, M, self.columns), self.dtype) for _ in range(2))
         self.initial = np.zeros((len(p.segments), self.heads, self.K, self.columns), self.dtype)
+        self.initial_wrong = np.zeros((len(p.segments), self.heads, self.columns), self.dtype)
         self.marks = [self.room_for_marks((t1 - t0) * self.micro) for _, t0, t1 in p.segments]
         rows = self.K if a.shape[3] > 1 else -(-self.K // 4)
         self.dq, self.dk, self.dv, self.db, self.db_size = (np.empty(y.shape, self.dtype) for y in (q, k, v, b, b))
@@ -52,6 +56,14 @@ class Adjoint:
         self.da, self.da_size = (
             np.empty((*a.shape[:3], rows) if self.decays else (1, 1, 1, 1), self.dtype) for _ in range(2)
         )
+
+    @property
+    def gammas(self) -> tuple[Any, ...]:
+        """Roundings of a sum over columns, over columns and rows, and in db, each with those of adding value heads."""
+        u, members = self.constants[2], self.heads // min(y.shape[2] for y in self.operands.arrays[:5])
+        along = self.columns // 4 + 8 + 3 * members
+        in_b = self.columns // 4 + 8 if self.operands.arrays[5].shape[3] == 1 else 4
+        return tuple(self.dtype.type(n * u * (1 + 4 * n * u)) for n in (along, along + self.K, in_b))
 
     def room_for_marks(self, micro_steps: int) -> Array:
         return np.empty((self.heads, -(-micro_steps // kernel.WINDOW), self.K, self.columns), self.dtype)
@@ -82,14 +94,57 @@ class Adjoint:
     def tokens(self) -> int:
         return int(sum(t1 - t0 for _, t0, t1 in self.p.segments))
 
+    def cotangents(self, x: Delta, wrong: Array, plans: tuple[Plan, ...]) -> Cotangents:
+        """What the sweeps found, with its bound: `wrong` [B, heads, SUMS, M] over all columns."""
+        u, floor = float(self.constants[2]), float(self.constants[6])
+        up = 1.0 + (self.columns + 64) * 4 * u
+        sums = np.moveaxis(wrong, 2, 0).transpose(0, 1, 3, 2) * up  # [SUMS, B, M, heads]
+        sums[bound.OF_V] = np.sqrt(sums[bound.OF_V]) + self.columns * floor
+        if self.db.shape[3] > 1:
+            sums[bound.OF_B] = np.sqrt(sums[bound.OF_B]) + self.columns * floor
+        sums *= up
+        sums[bound.OF_K] += sums[bound.OF_E] * (self.erase == ERASE_IS_KEY)
+        of_q = sums[bound.OF_Q][:, self.micro - 1 :: self.micro]
+        owed = {"q": (self.dq, of_q), "k": (self.dk, sums[bound.OF_K]), "v": (self.dv, sums[bound.OF_V])}
+        sizes = {}
+        if self.erase == ERASE:
+            owed["e"] = self.de, sums[bound.OF_E]
+        if x.b is not None:
+            owed["b"], sizes["b"] = (self.db, sums[bound.OF_B]), self.db_size
+        if x.a is not None:
+            channels = self.operands.arrays[3].shape[3]
+            owed["a"] = summed(self.da, channels), sums[bound.OF_A]
+            sizes["a"] = summed(self.da_size, channels)
+        initial, initial_wrong = self.initial, self.initial_wrong
+        if x.folded:
+            HV, V = self.p.sizes["HV"], self.p.sizes["V"]
+            initial, initial_wrong = unfolded(initial, HV, V), initial_wrong.reshape(-1, HV, V)
+        return Cotangents(
+            {name: of_group(y, off) for name, (y, off) in owed.items()},
+            {name: y.astype(np.float64, copy=False) for name, y in sizes.items()},
+            (initial,),
+            (initial_wrong,),
+            "rigorous (running bound)",
+            plans,
+        )
+
+
+def of_group(x: Array, wrong: Array) -> Bounded:
+    """What value heads [B, T, heads] owe together to the heads of x [B, T, *, D]."""
+    B, T, heads, _ = x.shape
+    together = wrong.reshape(B, T, heads, wrong.shape[2] // heads).sum(axis=3) * (1 + wrong.shape[2] * 2.0**-52)
+    return Bounded(x.astype(np.float64, copy=False), np.where(np.isfinite(together), together, np.inf))
+
 
 class Columns:
-    """u and w: `forth` and `back`, which need nothing of each other."""
+    """u and w, and what the bound needs of every column: `forth`, then `back`."""
 
     def __init__(self, adjoint: Adjoint, threads: int | None) -> None:
         self.of = adjoint
         self.lanes = lanes(adjoint.dtype)
-        self.plan: Plan = plan(adjoint.p, 2 * adjoint.heads, adjoint.columns, self.lanes, threads)
+        self.plan: Plan = plan(adjoint.p, adjoint.heads, adjoint.columns, self.lanes, threads)
+        B, heads, M, _ = adjoint.u.shape
+        self.wrong = np.zeros((B, heads, -(-adjoint.columns // 8), bound.SUMS, M), adjoint.dtype)
         self.room = local()
 
     @property
@@ -97,60 +152,81 @@ class Columns:
         return int(2 * self.of.tokens * self.of.heads * self.of.columns)
 
     def tasks(self) -> Iterator[Task]:
-        """(sequence, head, block, 0 forth or 1 back)."""
+        """(sequence, head, block)."""
         of = self.of
-        return (
-            (n, h, block, way)
-            for n in of.longest_first()
-            for h in range(of.heads)
-            for way in (0, 1)
-            for block in range(self.plan.blocks)
-        )
+        return ((n, h, block) for n in of.longest_first() for h in range(of.heads) for block in range(self.plan.blocks))
 
     def scratch(self) -> tuple[Array, ...]:
         if not hasattr(self.room, "arrays"):
-            W, d = kernel.WINDOW, self.of.dtype
-            x = aligned((kernel.FRONT + 4 * W * self.of.K,), d)
+            W, d, K = kernel.WINDOW, self.of.dtype, self.of.K
+            x = aligned((kernel.FRONT + 4 * W * K,), d)
             x[kernel.ONE] = 1
-            self.room.arrays = (x, *(aligned((W, self.lanes), d) for _ in range(4)))
+            rows = [(W, self.lanes)] * 6
+            shapes = (*rows, (4, -(-K // 16) * 16), (W, bound.ALL_SLOTS), (bound.SUMS, W, self.lanes))
+            self.room.arrays = (x, *(aligned(shape, d) for shape in shapes))
         arrays: tuple[Array, ...] = self.room.arrays
         return arrays
 
     def run(self, task: Task, stop: Event, done: Callable[[int], None]) -> None:
-        n, h, block, way = task
+        n, h, block = task
         of = self.of
         tiles = -(-of.columns // self.lanes)
         left = tiles * block // self.plan.blocks
         count = tiles * (block + 1) // self.plan.blocks - left
         first, last = left * self.lanes, min((left + count) * self.lanes, of.columns)
-        S = aligned((count, of.K, self.lanes), of.dtype)
-        given = (of.start, of.end)[way]
-        if given is not None:
-            kernel.enter(given[n, h, :, first:last], S)
         spans = of.spans(n)
-        for span in spans if way == 0 else reversed(spans):
+        micro_steps = sum(high - low for _, _, low, high in spans)
+        kept = np.empty((count, micro_steps + 1, 3, self.lanes), of.dtype)
+        state = self.enter(count, of.start, (n, h, slice(None), slice(first, last)))
+        for span in spans:
             if stop.is_set():
                 return
-            self.sweep(way, (*span, first), of.of_head(h), S, n, h)
+            self.forth((*span, first), state, kept, n, h)
             done((span[3] - span[2]) // of.micro * (last - first))
-        if way == 1:
-            kernel.leave(S, of.initial[n, h, :, first:last])
+        state = self.enter(count, of.end, (n, h, slice(None), slice(first, last)))
+        for span in reversed(spans):
+            if stop.is_set():
+                return
+            self.back((*span, first), state, kept, n, h)
+            done((span[3] - span[2]) // of.micro * (last - first))
+        column, wrong = np.empty((of.K, last - first), of.dtype), np.empty(last - first, of.dtype)
+        state_kernel.leave(state[0], state[2], column, wrong)
+        of.initial[n, h, :, first:last], of.initial_wrong[n, h, first:last] = column, wrong
 
-    def sweep(self, way: int, place: Task, heads: Task, S: Array, n: int, h: int) -> None:
+    def enter(self, tiles: int, given: Array | None, which: tuple[Any, ...]) -> tuple[Array, ...]:
+        """Columns of a state in tiles, with bounds on their norms and errors."""
         of = self.of
-        q, k, e, a, v, b = of.operands.arrays
+        S = aligned((tiles, of.K, self.lanes), of.dtype)
+        N, E = aligned((tiles, self.lanes), of.dtype), aligned((tiles, self.lanes), of.dtype)
+        if given is not None:
+            part = np.ascontiguousarray(given[which])
+            cast = of.constants[2] * (part.itemsize > of.dtype.itemsize)
+            state_kernel.enter(part, S, N, E, of.constants[4], of.constants[6], cast)
+        return S, N, E
+
+    def forth(self, place: Task, state: tuple[Array, ...], kept: Array, n: int, h: int) -> None:
+        of = self.of
         rule = (of.micro, of.operands.pre, of.erase)
-        if way == 0:
-            u = of.of_sequence(of.u, n, h)
-            kernel.forth(place, heads, k, e, a, v, b, S, of.marks[n][h], u, self.scratch(), rule)
-        else:
-            w = of.of_sequence(of.w, n, h)
-            kernel.back(place, heads, q, k, e, a, b, of.do, of.scale, S, w, self.scratch(), rule)
+        found = (of.marks[n][h], of.of_sequence(of.u, n, h), kept)
+        arrays = of.operands.arrays
+        kernel.forth(place, of.of_head(h), *arrays, of.errors, *state, *found, self.scratch(), rule, of.constants)
+
+    def back(self, place: Task, state: tuple[Array, ...], kept: Array, n: int, h: int) -> None:
+        of = self.of
+        rule = (of.micro, of.operands.pre, of.erase)
+        q, k, e, a, _, b = of.operands.arrays
+        row, t0, t1 = of.p.segments[n]
+        u, w = of.of_sequence(of.u, n, h), of.of_sequence(of.w, n, h)
+        wrong = self.wrong[row, h, :, :, t0 * of.micro : t1 * of.micro]
+        given = (q, k, e, a, b, of.do, of.errors, *state, u, w, kept, wrong)
+        kernel.back(place, of.of_head(h), *given, self.scratch(), rule, of.gammas, of.constants)
 
     def compile(self) -> None:
-        for way in (0, 1) if self.of.marks and self.of.heads else ():
-            S = aligned((0, self.of.K, self.lanes), self.of.dtype)
-            self.sweep(way, (0, 0, 0, 0, 0), (0,) * 5, S, 0, 0)
+        if self.of.marks and self.of.heads:
+            kept = np.empty((0, 1, 3, self.lanes), self.of.dtype)
+            state = self.enter(0, None, ())
+            self.forth((0,) * 5, state, kept, 0, 0)
+            self.back((0,) * 5, state, kept, 0, 0)
 
 
 class Rows:
@@ -158,7 +234,7 @@ class Rows:
 
     def __init__(self, adjoint: Adjoint, threads: int | None) -> None:
         self.of = adjoint
-        self.lanes = HALF // adjoint.dtype.itemsize
+        self.lanes = NARROW // adjoint.dtype.itemsize
         self.groups = min(y.shape[2] for y in adjoint.operands.arrays[: 4 if adjoint.decays else 3])
         self.plan: Plan = plan(adjoint.p, self.groups, adjoint.K, self.lanes, threads)
         self.room = local()
@@ -209,7 +285,7 @@ class Rows:
         q, k, e, a, _, b = of.operands.arrays
         rule = (of.micro, of.operands.pre, of.erase, of.decays)
         more = tuple(h % (of.heads // y.shape[2]) > 0 for y in (q, k, e, a))
-        known = (of.do, of.of_sequence(of.u, n, h), of.of_sequence(of.w, n, h), of.marks[n][h], of.scale, G)
+        known = (of.do, of.of_sequence(of.u, n, h), of.of_sequence(of.w, n, h), of.marks[n][h], of.constants[0], G)
         found = (of.dq, of.dk, of.de, of.da, of.da_size)
         kernel.rows(place, of.of_head(h), q, k, e, a, b, *known, *found, self.scratch(), rule, more)
 
@@ -256,21 +332,9 @@ def adjoint(
     before, whole, plans = columns.work, columns.work + rows.work, (columns.plan, rows.plan)
     run_all(columns, progress and (lambda n, _: progress(n, whole)))
     run_all(rows, progress and (lambda n, _: progress(before + n, whole)))
+    wrong = np.zeros((*columns.wrong.shape[:2], *columns.wrong.shape[3:]))
+    for group in range(columns.wrong.shape[2]):
+        wrong += columns.wrong[:, :, group]
     del columns, rows
     a.forget()
-    owed = {"q": a.dq, "k": a.dk, "v": a.dv}
-    sizes = {}
-    if a.erase == ERASE and x.e is not ERASE_KEY:
-        owed["e"] = a.de
-    if x.b is not None:
-        owed["b"], sizes["b"] = a.db, a.db_size
-    if x.a is not None:
-        channels = a.operands.arrays[3].shape[3]
-        owed["a"], sizes["a"] = summed(a.da, channels), summed(a.da_size, channels)
-    initial = unfolded(a.initial, p.sizes["HV"], p.sizes["V"]) if x.folded else a.initial
-    return Cotangents(
-        {name: Bounded.exact(y.astype(np.float64, copy=False)) for name, y in owed.items()},
-        {name: y.astype(np.float64, copy=False) for name, y in sizes.items()},
-        (initial,),
-        plans,
-    )
+    return a.cotangents(x, wrong, plans)

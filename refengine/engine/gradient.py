@@ -18,6 +18,7 @@ from ..numbers.traced import Traced, leaf, pull_back
 from ..spec import Delta
 from .axes import shape_text
 from .checks import floats
+from .delta import certain
 from .prepare import prepare
 from .problem import Asked, Problem, build
 from .run import Progress
@@ -36,12 +37,17 @@ class Gradient(Mapping[str, Array]):
     [channels, width], "conv_k.bias", "gate.a", "gate.A_log", "gate.dt_bias", "beta_logits", and "pairing_state.NAME"
     [N, channels, width - 1 + shift] of a shifted or convolved tensor, where they take part, given or not.
 
+    bound: of an input [B, T, heads, channels] [B, T, heads], of "initial_state" [N, HV, V] (the Euclidean norm of that
+    column's error), else in the shape of the input: no entry of that row is further than this from the exact gradient
+    for the inputs as given. info["certificate"] says whether that is proved ("rigorous") or compared.
+
     condition: of each gate and step size, entry by entry, how many times larger the terms of its sum are together than
     the sum: the factor by which cancellation alone makes another computation of the same gradient worse. info: how it
     ran.
     """
 
     gradients: dict[str, Array]
+    bound: dict[str, Array] = field(default_factory=dict)
     condition: dict[str, Array] = field(default_factory=dict)
     info: dict[str, Any] = field(default_factory=dict)
 
@@ -108,16 +114,22 @@ def grad(
     family = import_module(FAMILIES[type(lowered)], __package__)
     found: Cotangents = family.adjoint(p, lowered, asked, last_states(p, dht), threads, progress)
     owed = transposed(lowered, found.operands)
-    gradients = {name: as_given(p, name, owed, x) for name, x in leaves.items()}
+    owing = {name: owed.get(x.serial, x.number.filled(0.0)) for name, x in leaves.items()}
+    gradients = {name: as_given(p, name, x.value) for name, x in owing.items()}
+    bound = {name: bound_as_given(p, name, x, gradients[name]) for name, x in owing.items()}
     names = ("initial_state",) if len(p.op.states) == 1 else tuple(f"initial_state.{t.name}" for t in p.op.states)
     gradients |= {name: x.astype(np.float64, copy=False) for name, x in zip(names, found.initial, strict=True)}
+    bound |= {
+        name: certain(wrong, np.isfinite(x).all(axis=2))
+        for name, x, wrong in zip(names, found.initial, found.initial_bound, strict=True)
+    }
     ran = {
         "plan": tuple(line for part in found.plans for line in part.lines()),
         "threads": max(part.threads for part in found.plans),
         "seconds": time.perf_counter() - clock,
-        "certificate": "none: gradients have no bound in this version",
+        "certificate": found.certificate,
     }
-    return Gradient(gradients, condition(p, lowered, found, leaves, gradients), p.conventions() | ran)
+    return Gradient(gradients, bound, condition(p, lowered, found, leaves, gradients), p.conventions() | ran)
 
 
 def like(name: str, value: Any, shape: tuple[int, ...], meaning: str, p: Problem) -> Array:
@@ -149,9 +161,16 @@ def transposed(lowered: Any, operands: Mapping[str, Bounded]) -> dict[int, Bound
     return pull_back([(getattr(lowered, name), d) for name, d in operands.items()])
 
 
-def as_given(p: Problem, name: str, owed: Mapping[int, Bounded], x: Traced) -> Array:
-    """One gradient in the shape of the input it belongs to; zeros where nothing came of that."""
-    value = owed[x.serial].value if x.serial in owed else np.zeros(x.value.shape)
+def bound_as_given(p: Problem, name: str, x: Bounded, gradient: Array) -> Array:
+    """How far a gradient may be off: a number a row of channels where it has rows, else a number an entry."""
+    error = certain(x.error, np.isfinite(x.value).all(axis=-1))
+    if gradient.ndim == 4 and "." not in name:
+        return error
+    return as_given(p, name, np.broadcast_to(error[..., None], x.value.shape))
+
+
+def as_given(p: Problem, name: str, value: Array) -> Array:
+    """Numbers as the tape has them in the shape of the input they belong to."""
     value = np.ascontiguousarray(value, dtype=np.float64)
     owner, _, part = name.partition(".")
     if owner == "pairing_state":  # [N, P, heads, D]
@@ -176,6 +195,6 @@ def condition(
         owed = transposed(lowered, {operand: Bounded.exact(size)})
         for name in (*names, "gate.a", "gate.A_log", "gate.dt_bias", "beta_logits"):
             if name in leaves and leaves[name].serial in owed:
-                total[name] = total.get(name, 0) + np.abs(as_given(p, name, owed, leaves[name]))
+                total[name] = total.get(name, 0) + np.abs(as_given(p, name, owed[leaves[name].serial].value))
     with np.errstate(divide="ignore", invalid="ignore"):
         return {n: np.where(x > 0, np.maximum(x / np.abs(gradients[n]), 1.0), 1.0) for n, x in total.items()}

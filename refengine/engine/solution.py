@@ -30,11 +30,13 @@ class Answer:
 @dataclass(frozen=True)
 class Cotangents:
     """What a family's adjoint leaves: of each operand of the lowered problem, by its name there; of some also the sum
-    of the sizes of its terms; and of each of the op's initial states."""
+    of the sizes of its terms; and of each of the op's initial states, with bounds as of the final ones."""
 
     operands: Mapping[str, Bounded]
     sizes: Mapping[str, NDArray[Any]]
     initial: tuple[NDArray[Any], ...]
+    initial_bound: tuple[NDArray[Any], ...]
+    certificate: str  # what kind of bound it is
     plans: tuple[Plan, ...]
 
 

@@ -33,10 +33,11 @@ from __future__ import annotations
 import numpy as np
 
 from ._jit import inline, njit
-from ._simd import absolute, at, fma, load, load_half, put, splat, splat_half, store
-from .delta import ERASE, ERASE_IS_KEY, NO_ERASE, columns_in, offset
+from ._simd import absolute, at, fma, load, load_narrow, put, splat, splat_narrow, store
+from .delta import ERASE, ERASE_IS_KEY, NO_ERASE, column_squares, columns_in, gains, offset
+from .delta_grad_bound import eights, follow_back, follow_forth, slots_of
 
-WINDOW = 32  # micro-steps between two marks
+WINDOW = 64  # micro-steps between two marks
 ZERO, ONE, FRONT = 0, 1, 2  # cells in front of a packed window, and how many
 
 
@@ -100,22 +101,24 @@ def columns_out(rows, y, to, left, W):
 
 
 @njit
-def forth(place, heads, k, e, a, v, b, S, marks, u, scratch, rule):
-    """The forward sweep of one head and one block of columns: u [M, V], and the states [windows, K, V] before every
-    window.
+def forth(place, heads, q, k, e, a, v, b, errors, S, N, E, marks, u, kept, scratch, rule, numbers):
+    """The forward sweep of one head and one block of columns: u [M, V], the states [windows, K, V] before every window,
+    and what the bound keeps.
 
     place    (batch, begin, low, high, column): micro-steps low .. high of a sequence that began at `begin`, cut
              between windows; the block's first value column
     heads    (q, k, e, a, v): which head of each array
-    arrays   as in kernels/delta.py
-    state    S [tiles, K, L], carried on
-    scratch  x [2 + 4 WINDOW K], then rows [WINDOW, L] three times
-    rule     (micro, pre, erase)
+    arrays   as in kernels/delta.py; errors: those of q, k, e, a, v, b
+    state    S [tiles, K, L], N and E [tiles, L], carried on
+    written  u, marks, kept [tiles, M + 1, 3, L]
+    scratch  x [FRONT + 4 WINDOW K], rows [WINDOW, L] six times, lines [4, padded K], slots [WINDOW, ALL_SLOTS], sums
+             [SUMS, WINDOW, L]
+    rule     (micro, pre, erase); numbers: what `constants` of kernels/delta.py gives
     """
     batch, begin, first, last, column = place
     _, hk, he, ha, hv = heads
     _, pre, erase = rule
-    x, vs, bs, us, _ = scratch
+    x, vs, bs, us, _, operators, wrong_bs, lines, slots, _ = scratch
     tiles, K, L = S.shape
     zero = x[ZERO]
     m = (K + 3) // 4
@@ -128,15 +131,19 @@ def forth(place, heads, k, e, a, v, b, S, marks, u, scratch, rule):
             line(a, batch, start + j, ha, x, decays + j * K, K)
             if erase:
                 line(e, batch, start + j, he, x, es + j * K, K)
+        slots_of((batch, begin), heads, q, k, e, a, errors, lines, slots, start, W, rule, numbers)
         for n in range(tiles):
             left = column + n * L
             tile = S[n]
+            square = column_squares(tile, zero)
             mark = marks[(start - begin) // WINDOW]
             for i in range(K):
                 for c in range(min(L, v.shape[3] - left)):
                     mark[i, left + c] = tile[i, c]
             columns_in(v, batch, start, hv, left, W, vs, zero)
-            columns_in(b, batch, start, hv, left if b.shape[3] > 1 else 0, W, bs, zero)
+            if n == 0 or b.shape[3] > 1:
+                columns_in(b, batch, start, hv, left if b.shape[3] > 1 else 0, W, bs, zero)
+                gains(bs, slots, operators[:W], wrong_bs, numbers[5])
             d = splat(-zero)  # -0: the first sweep leaves every state as it is
             for j in range(W):
                 key = ks + max(j - 1, 0) * K
@@ -158,16 +165,20 @@ def forth(place, heads, k, e, a, v, b, S, marks, u, scratch, rule):
             for i in range(K):
                 store(tile, i * L, fma(splat(at(x, ks + (W - 1) * K + i)), d, load(tile, i * L)))
             columns_out(us, u, start - begin, left, W)
+            at_kept = (n * kept.shape[1] + start - begin) * 3 * L
+            follow_forth(vs[:W], bs, us, operators, wrong_bs, slots, N[n], E[n], square, kept, at_kept, pre, numbers)
 
 
 @njit
-def back(place, heads, q, k, e, a, b, do, scale, G, w, scratch, rule):
-    """The backward sweep of one head and one block of columns: w [M, V]. G [tiles, K, L] comes in as the final
-    state's cotangent and leaves as the initial state's. The rest as in `forth`."""
+def back(place, heads, q, k, e, a, b, do, errors, G, N, E, u, w, kept, wrong, scratch, rule, gammas, numbers):
+    """The backward sweep of one head and one block of columns: w [M, V], and wrong [V / 8, SUMS, M], the bound's sums
+    over each eight columns. G [tiles, K, L] comes in as the final state's cotangent and leaves as the initial state's,
+    N and E [tiles, L] with it. The rest as in `forth`."""
     batch, begin, first, last, column = place
     hq, hk, he, ha, hv = heads
     micro, pre, erase = rule
-    x, hs, bs, ws, _ = scratch
+    x, hs, bs, ws, us, operators, wrong_bs, lines, slots, sums = scratch
+    scale = numbers[0]
     tiles, K, L = G.shape
     zero = x[ZERO]
     m = (K + 3) // 4
@@ -183,11 +194,14 @@ def back(place, heads, q, k, e, a, b, do, scale, G, w, scratch, rule):
                 line(e, batch, start + j, he, x, es + j * K, K)
             if (start - begin + j + 1) % micro == 0:
                 line(q, batch, (start + j) // micro, hq, x, qs + j * K, K)
+        slots_of((batch, begin), heads, q, k, e, a, errors, lines, slots, start, W, rule, numbers)
         for n in range(tiles):
             left = column + n * L
             tile = G[n]
             reads_in(do, batch, start, begin, hv, left, W, micro, hs, zero)
-            columns_in(b, batch, start, hv, left if b.shape[3] > 1 else 0, W, bs, zero)
+            if n == 0 or b.shape[3] > 1:
+                columns_in(b, batch, start, hv, left if b.shape[3] > 1 else 0, W, bs, zero)
+                gains(bs, slots, operators[:W], wrong_bs, numbers[5])
             nudge = splat(-zero)
             for back_j in range(W):
                 j = W - 1 - back_j
@@ -215,9 +229,38 @@ def back(place, heads, q, k, e, a, b, do, scale, G, w, scratch, rule):
                 s = s_left + s
                 store(ws, j * L, s)
                 nudge = splat(-zero) - load(bs, j * L) * s
+            square = column_squares(tile, zero)
             erasing, e_step = (es, 1) if erase else (ZERO, 0)
             homeward(x, ks, ZERO, 0, decays, a_step, erasing, e_step, nudge, splat(zero), tile, 0, K, pre, zero)
             columns_out(ws, w, start - begin, left, W)
+            for j in range(W):
+                for i in range(min(L, u.shape[1] - left)):
+                    us[j, i] = u[start - begin + j, left + i]
+                for i in range(u.shape[1] - left, L):
+                    us[j, i] = zero
+            at_kept = (n * kept.shape[1] + start - begin) * 3 * L
+            which = (pre, b.shape[3] > 1)
+            follow_back(
+                *(
+                    bs[:W],
+                    hs,
+                    us,
+                    ws,
+                    operators,
+                    wrong_bs,
+                    slots,
+                    N[n],
+                    E[n],
+                    square,
+                    kept,
+                    at_kept,
+                    sums,
+                    which,
+                    gammas,
+                    numbers,
+                )
+            )
+            eights(sums, W, wrong, left // 8, start - begin)
 
 
 @inline
@@ -260,15 +303,15 @@ def knowns_in(u, w, b, do, batch, start, begin, head, W, micro, scale, knowns):
 def replay(x, d, n, h, a, k, S, to, after, low, high, pre, erase, zero):
     """Columns low .. high of one micro-step, forward, from the tile at flat `to` of S to the one at `after`: dq, de."""
     L = S.shape[2]
-    dq = splat_half(zero)
+    dq = splat_narrow(zero)
     de = dq
     for c in range(low, high):
-        s = load_half(S, to + c * L)
+        s = load_narrow(S, to + c * L)
         decayed = a * s
         if erase:
-            de = fma(splat_half(at(x, n + c)), s if pre else decayed, de)
-        s = fma(k, splat_half(at(x, d + c)), decayed)
-        dq = fma(splat_half(at(x, h + c)), s, dq)
+            de = fma(splat_narrow(at(x, n + c)), s if pre else decayed, de)
+        s = fma(k, splat_narrow(at(x, d + c)), decayed)
+        dq = fma(splat_narrow(at(x, h + c)), s, dq)
         store(S, after + c * L, s)
     return dq, de
 
@@ -277,17 +320,17 @@ def replay(x, d, n, h, a, k, S, to, after, low, high, pre, erase, zero):
 def rewind(x, d, n, h, a, q, e, S, to, G, base, low, high, pre, decays, zero):
     """Columns low .. high of one micro-step, backward: dk, da and the sum of the sizes of da's terms."""
     L = S.shape[2]
-    dk = splat_half(zero)
+    dk = splat_narrow(zero)
     da = dk
     size = dk
     for c in range(low, high):
-        g = fma(q, splat_half(at(x, h + c)), load_half(G, base + c * L))
-        dk = fma(splat_half(at(x, d + c)), g, dk)
-        nudge = splat_half(at(x, n + c))
+        g = fma(q, splat_narrow(at(x, h + c)), load_narrow(G, base + c * L))
+        dk = fma(splat_narrow(at(x, d + c)), g, dk)
+        nudge = splat_narrow(at(x, n + c))
         if not pre:
             g = fma(e, nudge, g)
         if decays:
-            term = g * load_half(S, to + c * L)
+            term = g * load_narrow(S, to + c * L)
             da = da + term
             size = size + absolute(term)
         g = a * g
@@ -361,14 +404,14 @@ def rows(place, heads, q, k, e, a, b, do, u, w, marks, scale, G, dq, dk, de, da,
                     S[0, c, i] = mark[low + i, c] if i < n else zero
             for j in range(W):
                 d, nudge, h = j * V, (WINDOW + j) * V, (2 * WINDOW + j) * V
-                x = splat_half(zero)
+                x = splat_narrow(zero)
                 y = x
                 x_left = x
                 y_left = x
                 for segment in range(4):
                     c = min(segment * m, V)
                     xn, yn = replay(
-                        *(knowns, d, nudge, h, load_half(lines, at_a + j * L), load_half(lines, ks + j * L)),
+                        *(knowns, d, nudge, h, load_narrow(lines, at_a + j * L), load_narrow(lines, ks + j * L)),
                         *(S, j * V * L, (j + 1) * V * L, c, min(c + m, V), pre, erase != NO_ERASE, zero),
                     )
                     if segment == 0 or segment == 2:
@@ -388,13 +431,13 @@ def rows(place, heads, q, k, e, a, b, do, u, w, marks, scale, G, dq, dk, de, da,
             for back_j in range(W):
                 j = W - 1 - back_j
                 d, nudge, h = j * V, (WINDOW + j) * V, (2 * WINDOW + j) * V
-                x = splat_half(zero)
+                x = splat_narrow(zero)
                 y, z, x_left, y_left, z_left = x, x, x, x, x
                 for segment in range(4):
                     c = min(segment * m, V)
                     xn, yn, zn = rewind(
-                        *(knowns, d, nudge, h, load_half(lines, at_a + j * L), load_half(lines, qs + j * L)),
-                        *(load_half(lines, es + j * L), S, j * V * L, G, tile * V * L, c, min(c + m, V), pre, decays),
+                        *(knowns, d, nudge, h, load_narrow(lines, at_a + j * L), load_narrow(lines, qs + j * L)),
+                        *(load_narrow(lines, es + j * L), S, j * V * L, G, tile * V * L, c, min(c + m, V), pre, decays),
                         zero,
                     )
                     if segment == 0 or segment == 2:
@@ -453,19 +496,9 @@ def across(place, hv, b, u, w, dv, db, size):
 
 @njit
 def enter(state, S):
-    """Columns of a state [K, V'] into tiles [tiles, K, L], zeros beyond the last; another float type is rounded."""
-    tiles, K, L = S.shape
+    """Rows of a cotangent of the final state, as columns [V, K'], into tiles [tiles, V, L], zeros beyond the last."""
+    tiles, V, L = S.shape
     for n in range(tiles):
-        for i in range(K):
+        for i in range(V):
             for j in range(min(L, state.shape[1] - n * L)):
                 S[n, i, j] = state[i, n * L + j]
-
-
-@njit
-def leave(S, state):
-    """Tiles into the columns of a state [K, V']."""
-    tiles, K, L = S.shape
-    for n in range(tiles):
-        for i in range(K):
-            for j in range(min(L, state.shape[1] - n * L)):
-                state[i, n * L + j] = S[n, i, j]

@@ -74,6 +74,8 @@ def test_gradients_are_those_of_python(bench):
     assert {"dq", "dk", "dv", "dg", "dbeta", "dinitial_state", "dconv_k.weight", "dg.condition"} <= set(tensors)
     for name, x in g.items():
         assert tensors[f"d{name}"].tobytes() == x.tobytes()
+    for name, x in g.bound.items():
+        assert tensors[f"d{name}.bound"].tobytes() == x.tobytes()
     for name, x in g.condition.items():
         assert tensors[f"d{name}.condition"].tobytes() == x.tobytes()
     assert tensors["o"].tobytes() == plain["o"].tobytes()

@@ -365,6 +365,7 @@ def test_threads_and_spans_do_not_touch_the_bits(name, precision, monkeypatch):
     two = refengine.grad(name, do=do, dht=dht, threads=2, **x)
     assert (one.info["threads"], two.info["threads"]) == (1, 2)
     same(one, two)
+    same(one.bound, two.bound)
     same(one.condition, two.condition)
 
 
