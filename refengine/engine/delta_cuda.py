@@ -273,8 +273,9 @@ class Piece:
                 low, high = max(w0, t0 + start), min(w1, t1, t0 + end)
                 if low < high:
                     before, after = (low - t0) * micro, (high - t0) * micro
-                    span[i] = (low - w0) * micro, (high - w0) * micro, before, refreshes
-                    refreshes += -(-after // kernel.REFRESH) - -(-before // kernel.REFRESH)
+                    first = -(-before // kernel.REFRESH)
+                    span[i] = (low - w0) * micro, (high - w0) * micro, before, refreshes - first
+                    refreshes += -(-after // kernel.REFRESH) - first
                     if high == t0 + end:
                         reached.append(i)
             if span.any():

@@ -11,7 +11,7 @@ A kernel is made for one K, one float type and one rule, because registers have 
     where   [N, HV, 10] int64: where the first micro-step of a sequence's row and a head begins in each array
     step    [10] int64: entries of each array from one token or micro-step to the next
     span    [N, 4] int64: first and last micro-step of a sequence in this launch, counted in the arrays; how many of it
-            came before; the row of `squares` for its first refresh here
+            came before; a refresh finds its row of `squares` by its number in the sequence and this
     state   [N, HV, V, rows], rows = 4 ceil(K / 4), zeros behind K: a thread's segment lies in one piece
 """
 
@@ -71,7 +71,8 @@ def recur(K: int, kind: Any, micro: int, pre: bool, erase: int, wide: bool, wide
     depth = min(16, SHARED // (line * size))
     zero = kind(0)
     # Several blocks on a multiprocessor hide the latency of one chain; asking for so many caps the registers of each.
-    beside = (64 if size == 4 else 104) if hopper else (128 if size == 4 else 176)
+    beside = (96 if own else 64) if hopper else 128
+    beside = beside if size == 4 else 104 if hopper else 176
     fit = max(1, REGISTERS // (LANES * 32) // (m * size // 4 + beside))
 
     @jit(threads, fit)
@@ -87,7 +88,6 @@ def recur(K: int, kind: Any, micro: int, pre: bool, erase: int, wide: bool, wide
         h = cuda.blockIdx.y
         n = cuda.blockIdx.z
         V = columns
-        refreshed = span[n, REFRESHED]
         for i in range(m):
             S[i] = state[n, h, min(first + column, V - 1), lane * m + i]
         for start in range(span[n, BEGIN], span[n, END], depth):
@@ -171,9 +171,7 @@ def recur(K: int, kind: Any, micro: int, pre: bool, erase: int, wide: bool, wide
                     if (since + t + 1) % micro == 0:
                         o[at_o + t // micro * step[O] + j] = x[t, os + i]
                     if t == refresh:
-                        squares[refreshed, h, j] = x[t, norms + i]
-            if refresh < count:
-                refreshed += 1
+                        squares[span[n, REFRESHED] + (since + REFRESH - 1) // REFRESH, h, j] = x[t, norms + i]
             cuda.syncthreads()
         if first + column < V:
             for i in range(m):
@@ -230,8 +228,7 @@ def follow(kind: Any, micro: int, pre: bool, wide_b: bool) -> Any:
             abs_d = abs(d_all[at_d + t * step[D]])
             decayed = fma(slots[c + cpu.SIZE_A], norm, tiny)
             if since % REFRESH == 0:
-                decayed = minimum(decayed, fma(sqrt(squares[refreshed, h, j]), norm_up, floor))
-                refreshed += 1
+                decayed = minimum(decayed, fma(sqrt(squares[refreshed + since // REFRESH, h, j]), norm_up, floor))
             y = fma(bj, slots[c + cpu.MINUS_K_E], slots[c + cpu.TWO_A0])
             side = bj * slots[c + cpu.SIDE]
             gap = sqrt(fma(y, y, product(side, side)))
