@@ -15,7 +15,7 @@ from ..errors import InputError
 from ..io.interop import to_numpy
 from ..numbers.bounded import Bounded
 from ..numbers.traced import Traced, leaf, pull_back
-from ..spec import Delta
+from ..spec import Delta, Mesa
 from .axes import shape_text
 from .checks import floats
 from .delta import certain
@@ -25,7 +25,7 @@ from .run import Progress
 from .solution import Cotangents
 
 Array = NDArray[Any]
-FAMILIES: dict[type, str] = {Delta: ".delta_grad"}  # where the `adjoint` of what an op lowers to is
+FAMILIES: dict[type, str] = {Delta: ".delta_grad", Mesa: ".mesa_grad"}  # where the `adjoint` of what an op lowers to is
 WITHOUT = ("states_at", "form", "device")  # of `solve`: nothing to differentiate, or only one
 
 
@@ -41,9 +41,9 @@ class Gradient(Mapping[str, Array]):
     column's error), else in the shape of the input: no entry of that row is further than this from the exact gradient
     for the inputs as given. info["certificate"] says whether that is proved ("rigorous") or compared.
 
-    condition: of each gate and step size, entry by entry, how many times larger the terms of its sum are together than
-    the sum: the factor by which cancellation alone makes another computation of the same gradient worse. info: how it
-    ran.
+    condition: of each gate and step size of the delta core, entry by entry, how many times larger the terms of its sum
+    are together than the sum: the factor by which cancellation alone makes another computation of the same gradient
+    worse. info: how it ran.
     """
 
     gradients: dict[str, Array]
@@ -158,7 +158,8 @@ def last_states(p: Problem, dht: Any) -> tuple[Array | None, ...]:
 
 def transposed(lowered: Any, operands: Mapping[str, Bounded]) -> dict[int, Bounded]:
     """The cotangents of everything before the family, from those of its operands."""
-    return pull_back([(getattr(lowered, name), d) for name, d in operands.items()])
+    numbers = {name: getattr(lowered, name) for name in operands}
+    return pull_back([(x, operands[name]) for name, x in numbers.items() if isinstance(x, Traced)])
 
 
 def bound_as_given(p: Problem, name: str, x: Bounded, gradient: Array) -> Array:
