@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from refengine.data import goldens
+from refengine.errors import InputError
 from refengine.golden import cases, files
 
 from .bar import Bar
@@ -90,6 +91,49 @@ def check(folder: str | None, quick: bool, jobs: int, as_json: bool) -> None:
             click.echo(f"{finding.kind}: {finding.text}", err=True)
         click.echo(f"{verdict}: {len(said.get('cases', []))} cases")
     raise SystemExit(code)
+
+
+@command.command("export")
+@click.argument("folder", metavar="[DIR]", required=False)
+@click.option("-o", "target", metavar="OUT", required=True, help="The folder to write to.")
+@click.option("--npy", "form", flag_value="npy", help="One .npy a tensor; bfloat16 as its bits, in NAME.bf16.npy.")
+@click.option("--json-hex", "form", flag_value="json-hex", help="JSON with every number in hexadecimal, exactly.")
+@click.option("--onnx", "form", flag_value="onnx", help="model.onnx and test data, of what LinearAttention expresses.")
+@click.option("--ops", metavar="NAME,...", help="Only these ops.")
+@click.option("--tier", "tiers", metavar="TIER", multiple=True, help="Only this tier; repeatable.")
+def export_cases(folder: str | None, target: str, form: str | None, ops: str | None, tiers: tuple[str, ...]) -> None:
+    """A suite (the shipped core suite without DIR) in another form."""
+    from refengine.golden.export import export
+
+    if form is None:
+        raise InputError("Give one of --npy, --json-hex and --onnx.")
+    count = export(Path(folder) if folder else goldens("core"), Path(target), form, split(ops), tiers)
+    click.echo(f"{target}: {count} cases as {form}")
+
+
+@command.command("audit")
+@click.option(
+    "--numbers", metavar="N", type=click.IntRange(min=1), default=10_000_000, help="How many outputs; ten million."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
+def audit_bounds(numbers: int, as_json: bool) -> None:
+    """Whether the bounds hold: float64 against double-double, and double-double against balls where balls can."""
+    from refengine.golden.audit import audit
+
+    with Bar("golden audit") as bar:
+        many, few = audit(numbers, bar)
+    if as_json:
+        click.echo(json.dumps({"float64": vars(many), "double_double": vars(few)}))
+    else:
+        for what, other, tally in (("float64", "double-double", many), ("double-double", "balls", few)):
+            click.echo(
+                f"{what} against {other}: {tally.numbers} numbers, {tally.outside} outside their bounds, at most "
+                f"{tally.used:.1e} of a bound used"
+            )
+        click.echo(f"proved correctly rounded by the bound alone: {many.proved} of {many.numbers}; not:")
+        for case, count in many.unproved.items():
+            click.echo(f"  {count:6} of {case}")
+    raise SystemExit(1 if many.outside or few.outside else 0)
 
 
 def split(words: str | None) -> tuple[str, ...]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -89,3 +91,30 @@ def test_make_and_check(tmp_path):
     assert json.loads(made.stdout)["cases"] == 1
     checked = invoke("check", out)
     assert (checked.exit_code, checked.stdout) == (0, "PASS: 1 cases\n")
+
+
+def test_the_bounds_hold_on_ten_million_numbers_as_the_readme_says():
+    pytest.importorskip("flint")
+    result = invoke("audit")
+    assert result.exit_code == 0
+    assert int(result.stdout.split(":")[1].split()[0]) >= 10_000_000
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    assert f"```\n{result.stdout}```" in readme
+
+
+def test_a_bound_that_does_not_hold_is_counted(monkeypatch):
+    """float64's bound set to a twentieth of what it is: the audit says so, and fails."""
+    pytest.importorskip("flint")
+    from refengine.golden import audit
+
+    right = audit.execute
+
+    def bolder(p, *more):
+        s = right(p, *more)
+        return s if s.low else replace(s, bound={name: 0.05 * x for name, x in s.bound.items()})
+
+    monkeypatch.setattr(audit, "execute", bolder)
+    result = invoke("audit", "--numbers", "100000", "--json")
+    assert result.exit_code == 1
+    said = json.loads(result.stdout)
+    assert said["float64"]["outside"] > 0 and said["double_double"]["outside"] == 0
