@@ -20,6 +20,7 @@ COMMANDS = {
     "solve": "The exact outputs of a file's problem, with a bound on how wrong they can be.",
     "verify": "Whether a kernel's error is what honest rounding explains.",
     "golden": "Certified cases as files, made, checked, listed and handed on.",
+    "study": "Why linear attention needs a short convolution on K: the argument, measured.",
     "ops": "The ops that can be solved, or all about one.",
     "doctor": "What this installation runs on, and whether it computes rightly.",
 }
