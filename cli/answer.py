@@ -125,7 +125,7 @@ class Quality:
         bound = solution.bound[name]
         with np.errstate(all="ignore"):
             columns = name != "o" and bound.ndim < values.ndim
-            size = np.sqrt(np.square(values.astype(np.float64)).sum(axis=-2)) if columns else np.abs(values)
+            size = np.sqrt(np.square(values.astype(np.float64)).sum(axis=2)) if columns else np.abs(values)
             self.largest = float(np.maximum(self.largest, size.max(initial=0.0)))
             self.worst = float(np.maximum(self.worst, solution.worst(name)))
         self.rows += bound.size

@@ -68,7 +68,8 @@ class Op:
     run in float64, in complex128 and over python-flint balls (object arrays). It may also take `scale`, `convention`,
     `head`, `heads` and the op's options. S is an array, or a tuple of them where `states` has several. Where the op
     is `chunked`, one call takes the chunk_size tokens of a mini-batch ([C, K], ...; the last one may be shorter) and
-    gives their outputs [C, V]; without the option chunk_size it takes all tokens of a sequence.
+    gives their outputs [C, V]; without the option chunk_size it takes all tokens of a sequence. Where it is
+    `scheduled`, `update` and `apply` say which of the two is wanted.
 
     lower(x, **options) -> a family's inputs (`Delta`, ...): `x` maps each input's name to a `Bounded` or None; inputs
     with tokens have rank 4 ([B, T, H, D]; D = 1 for one number a head). Options are `convention`, the sizes (`H`,
@@ -85,6 +86,7 @@ class Op:
     lower: Callable[..., Any]
     states: tuple[Tensor, ...] = (STATE,)
     chunked: bool = False
+    scheduled: bool = False  # it may take `schedule`, its own list of mini-batches
     conventions: Mapping[str, str] = field(default_factory=lambda: {"default": "as the equations above"})
     scale: str = "K^-1/2"  # what scale=None means: "K^-1/2" or "1"
     scale_of: Mapping[str, str] = field(default_factory=dict)  # where a convention reads it otherwise
@@ -139,6 +141,44 @@ class Op:
             self.name, **named, **options, scale=scale, initial_state=initial_state, cu_seqlens=cu_seqlens
         )
         return solution.o, solution.final_state if output_final_state and self.states else None
+
+
+@dataclass
+class FastWeights:
+    """The inputs of the fast weights (kernels/fast_weights.py): a memory trained by mini-batches.
+
+    `model` is "linear", "mlp" or "swiglu", `loss` "squared", "dot", "huber" or "power", `read` "during", "before" or
+    "after" the update. `theta` holds the step of all weights, or those of gate, second layer and up; `decay`, `eta` are
+    the forgetting and the momentum of each token, `reader` a factor of the steps that a token sees ("harmonic": 1 / its
+    place in the mini-batch); None for one, and for no momentum. `slots` says what each of the op's states is to the
+    kernel, and `start` [HV, ...] what a state is where none is given. `whole` makes one step of a mini-batch, which
+    `muon` [n, 3] (Newton-Schulz coefficients) orthogonalises.
+    """
+
+    q: Any
+    k: Any
+    v: Any
+    theta: tuple[Any, ...]
+    slots: tuple[str, ...]
+    model: str = "linear"
+    activation: str = "gelu"
+    loss: str = "squared"
+    loss_parameter: float = 0.0
+    read: str = "during"
+    output: str = "plain"  # o = Z, "query": q + LN(Z), "self": Z + LN(Z)
+    norm: tuple[Any, ...] = ()  # the LayerNorm's weight and bias [HV, V], where there is one
+    norm_eps: float = 1e-6
+    decay: Any = None
+    before: bool = False  # the gradient is taken at the decayed weights
+    eta: Any = None
+    reader: Any = None
+    whole: bool = False
+    muon: Any = None
+    grouped: bool = False  # gate and up are orthogonalised as one matrix
+    overwrite: bool = False  # the step replaces the weights
+    weight_norm: str = "none"  # or "post", "pre"
+    norm_inside: bool = False  # its 1e-5 stands under the root
+    start: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass

@@ -27,6 +27,9 @@ SHAPES = {
 }
 
 
+CHUNK = 4  # tokens of a mini-batch
+
+
 def log_gates(rng, regime, shape):
     if regime == "still":
         return np.zeros(shape)
@@ -60,6 +63,17 @@ def memories(rng, op, size):
     return drawn[0] if len(drawn) == 1 else tuple(drawn)
 
 
+def training(rng, op, name, shape):
+    """What a memory that learns by mini-batches takes: weights of its first layers, gates between 0 and 1, steps."""
+    if name in ("w0", "w1", "w2"):
+        return rng.standard_normal(shape) / 2
+    if name in ("w", "b"):
+        return (name == "w") + 0.1 * rng.standard_normal(shape)
+    if name == "theta":
+        return rng.uniform(0, 0.03 if op.name == "titans_mlp" else 0.3, shape)  # two layers with momentum diverge soon
+    return rng.uniform(0, 0.9 if name == "eta" and op.name.startswith("titans") else 0.3, shape)
+
+
 def case(
     name, regime="rich", *, B=2, T=37, H=2, HV=4, K=5, V=7, seed=0, start=True, cu_seqlens=None, wide_beta=False, n=2
 ):
@@ -68,12 +82,14 @@ def case(
     op = ops.get(name)
     if cu_seqlens is not None:
         B, T = 1, int(cu_seqlens[-1])
-    if regime == "still":
+    if regime == "still" or not any("V" in t.axes[0].split() for t in op.inputs):
         V = K
     times = n if "num_householder" in op.options else 1
-    size = {"B": B, "T": T, "H": H, "HV": HV, "K": K, "V": V, "T*n": T * times}
+    size = {"B": B, "T": T, "H": H, "HV": HV, "K": K, "V": V, "R": 6, "T*n": T * times}
     given = {}
     for tensor in op.inputs:
+        if tensor.integer:
+            continue
         axes = tensor.axes[-1] if wide_beta else tensor.axes[0]
         shape = tuple(size[a] for a in axes.split())
         if tensor.role == "decay":
@@ -88,6 +104,9 @@ def case(
             given[tensor.name] = rng.uniform(0, 1, shape)
         elif tensor.name == "lamb":
             given[tensor.name] = rng.uniform(0.25, 1, shape)
+        elif "chunk_size" in op.options:
+            if tensor.required:
+                given[tensor.name] = training(rng, op, tensor.name, shape)
         elif tensor.name == "d":
             given[tensor.name] = rng.uniform(0, 0.1, shape)
         elif op.name == "gdn2":
@@ -100,7 +119,9 @@ def case(
             raise AssertionError(f"{name}: no inputs for {tensor.name}")
     if times > 1:
         given["num_householder"] = times
-    if start and op.states:
+    if "chunk_size" in op.options:
+        given["chunk_size"] = CHUNK
+    if (start and op.states) or any(t.required for t in op.states):
         count = B if cu_seqlens is None else len(cu_seqlens) - 1
         given["initial_state"] = memories(rng, op, {**size, "N": count})
     if cu_seqlens is not None:

@@ -18,6 +18,7 @@ WORDS = {
     "K": "key channels",
     "V": "value channels",
     "N": "sequences",
+    "R": "hidden channels",
 }
 
 
@@ -75,13 +76,14 @@ def measure(op: Op, tensors: Mapping[str, NDArray[Any]], options: Mapping[str, A
                 f"is {times}: {sizes['T'] * times} are needed."
             )
     sizes.setdefault("HV", sizes.get("H", 1))
+    sizes.setdefault("V", sizes.get("K", 1))
     sizes.setdefault("H", sizes["HV"])
     if sizes["H"] == 0 or sizes["HV"] % sizes["H"]:
         raise InputError(
             f"{sizes.said.get('HV', 'v')} has {sizes['HV']} value heads, which is no multiple of the {sizes['H']} key "
             f"heads of {sizes.said.get('H', 'k')}."
         )
-    for letter in ("K", "V"):
+    for letter in ("K", "V", "R"):
         if sizes.get(letter, 1) == 0:
             raise InputError(f"{sizes.said[letter]} has 0 {WORDS[letter]}; at least 1 is needed.")
     return sizes

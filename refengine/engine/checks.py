@@ -104,6 +104,41 @@ def offsets(cu_seqlens: Any, sizes: Sizes) -> tuple[Segment, ...]:
     return tuple((0, left, right) for left, right in pairwise(at))
 
 
+def integers(name: str, value: Any) -> NDArray[np.int64]:
+    array = to_numpy(value, name)
+    if array.dtype.kind not in "iub":
+        raise InputError(f"{name} is {array.dtype}; it must be an integer dtype (int32, int64).")
+    return array.astype(np.int64)
+
+
+def schedule(rows: NDArray[np.int64], segments: tuple[Segment, ...], states_at: tuple[int, ...]) -> None:
+    """A list of mini-batches (first token, one past the last, update, apply): every token is applied once and in
+    order, and trained on at most once."""
+    if rows.shape[1] != 4:
+        raise InputError(f"schedule has {rows.shape[1]} columns (axis 1); they are 4: start, end, update, apply.")
+    if states_at:
+        raise InputError("states_at and a schedule are both given; a schedule has no state after so many tokens.")
+    lengths = sorted({t1 - t0 for _, t0, t1 in segments})
+    if len(lengths) > 1:
+        raise InputError(f"schedule is one for all sequences, but they have {lengths[0]} to {lengths[-1]} tokens.")
+    T = lengths[0] if lengths else 0
+    for i, (a, b, _, _) in enumerate(rows.tolist()):
+        if not 0 <= a < b <= T:
+            raise InputError(f"schedule has tokens {a} to {b} in row {i}; a row has at least 1, of 0 to {T}.")
+    applied = [(a, b) for a, b, _, use in rows.tolist() if use]
+    trained = sorted((a, b) for a, b, use, _ in rows.tolist() if use)
+    for what, spans, whole in (("applies", applied, True), ("updates on", trained, False)):
+        at = 0
+        for a, b in spans:
+            if a < at:
+                raise InputError(f"schedule overlaps: it {what} token {a} again, after tokens up to {at}.")
+            if whole and a > at:
+                raise InputError(f"schedule has a gap: it {what} token {a} next, but tokens up to {at} are done.")
+            at = b
+        if whole and at != T:
+            raise InputError(f"schedule {what} {at} tokens, but there are {T}.")
+
+
 def option(name: str, rule: Option, value: Any) -> Any:
     """One of an op's own options, of its default's type."""
     default = rule.default
@@ -121,8 +156,22 @@ def option(name: str, rule: Option, value: Any) -> Any:
     return number
 
 
-def states(op: Op, value: Any, sizes: Sizes, allow_nonfinite: bool) -> tuple[NDArray[Any] | None, ...]:
-    """The initial state of each of the op's memories, or None for its default; a new axis letter is bound by it."""
+def states(
+    op: Op, value: Any, sizes: Sizes, allow_nonfinite: bool, tensors: Mapping[str, NDArray[Any]]
+) -> tuple[NDArray[Any] | None, ...]:
+    """The initial state of each of the op's memories: as given, or else the input of that name, or None for zeros. A
+    new axis letter is bound by it."""
+    return tuple(
+        np.broadcast_to(tensors[t.name], (sizes["N"], *tensors[t.name].shape)) if x is None and t.name in tensors else x
+        for t, x in zip(op.states, given_states(op, value, sizes, allow_nonfinite), strict=True)
+    )
+
+
+def given_states(op: Op, value: Any, sizes: Sizes, allow_nonfinite: bool) -> tuple[NDArray[Any] | None, ...]:
+    """The initial states that were given."""
+    needed = [t.name for t in op.states if t.required]
+    if value is None and needed:
+        raise InputError(f"{op.name} needs initial_state ({', '.join(needed)}): a memory of zeros learns nothing.")
     if value is None:
         return (None,) * len(op.states)
     names = [f"initial_state.{t.name}" for t in op.states] if len(op.states) != 1 else ["initial_state"]
@@ -139,6 +188,9 @@ def states(op: Op, value: Any, sizes: Sizes, allow_nonfinite: bool) -> tuple[NDA
         if len(given) != len(op.states):
             wanted = ", ".join(t.name for t in op.states) or "nothing"
             raise InputError(f"initial_state has {len(given)} parts; {op.name} carries {len(op.states)} ({wanted}).")
+    for t, x in zip(op.states, given, strict=True):
+        if x is None and t.required:
+            raise InputError(f"{op.name} needs initial_state.{t.name} [{', '.join(t.axes[0].split())}] ({t.doc}).")
     return tuple(
         None if x is None else state(name, t, x, sizes, allow_nonfinite)
         for name, t, x in zip(names, op.states, given, strict=True)

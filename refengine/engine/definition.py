@@ -126,15 +126,15 @@ def define(p: Problem, system: str | Embed = "float64") -> tuple[Array, Any]:
     constants = {"scale": scale, "convention": p.convention, "heads": HV, **p.options}
     o = number(np.zeros((B, T, HV, V)))
     final = start(p, number)
-    span = p.options.get("chunk_size", max(T, 1)) if p.op.chunked else 1
-    for n, (b, t0, t1) in enumerate(p.segments):
+    for n, (b, _, _) in enumerate(p.segments):
         for h in range(HV):
             S = tuple(state[n, h] for state in final)
-            for t in range(t0, t1, span):
-                when = slice(t, min(t + span, t1))
-                given = {**constants, "head": h, **tokens(p, known, n, h, when)}
+            for first, last, update, apply in p.mini_batches(n):
+                when = slice(first, last)
+                given = {**constants, "head": h, "update": update, "apply": apply, **tokens(p, known, n, h, when)}
                 after, read = p.op.step(S[0] if len(S) == 1 else S, **p.op.arguments(p.op.step, given))
-                o[b, when if p.op.chunked else t, h] = read
+                if apply:
+                    o[b, when if p.op.chunked else first, h] = read
                 S = (after,) if len(S) == 1 else after
             for state, part in zip(final, S, strict=True):
                 state[n, h] = part

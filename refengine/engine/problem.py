@@ -18,7 +18,7 @@ from ..frontend.norm import L2Norm
 from ..frontend.pairing import Conv, Paired, Segment
 from ..spec import Op
 from .axes import Sizes, measure, shape_text
-from .checks import finite, fit, floats, offsets, one_of, option, room, states, stops, whole
+from .checks import finite, fit, floats, integers, offsets, one_of, option, room, schedule, states, stops, whole
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +85,20 @@ class Problem:
     def initial_state(self) -> NDArray[Any] | None:
         """Where the op has one state: its start."""
         return self.initial[0] if self.initial else None
+
+    def batches(self, t0: int, t1: int) -> list[tuple[int, int, bool, bool]]:
+        """Tokens t0 .. t1 of a row in mini-batches: (first, one past the last, update, apply). Where the op takes a
+        schedule, a mini-batch that is not full does not update."""
+        size = self.options.get("chunk_size", max(t1 - t0, 1)) if self.op.chunked else 1
+        always = not self.op.scheduled
+        return [(t, min(t + size, t1), always or t + size <= t1, True) for t in range(t0, t1, size)]
+
+    def mini_batches(self, n: int) -> list[tuple[int, int, bool, bool]]:
+        """Those of one sequence, or what its schedule says."""
+        _, t0, t1 = self.segments[n]
+        if "schedule" not in self.tensors:
+            return self.batches(t0, t1)
+        return [(t0 + int(a), t0 + int(b), bool(u), bool(x)) for a, b, u, x in self.tensors["schedule"]]
 
     @property
     def scale_is(self) -> str:
@@ -182,7 +196,11 @@ def take(op: Op, given: Mapping[str, Any], implied: set[str], allow_nonfinite: b
     for name in given:
         if name not in names:
             raise InputError(f"{op.name} takes no {name!r}{nearest(name, names)}.")
-    tensors = {n: floats(n, given[n], allow_nonfinite) for n in names if given.get(n) is not None}
+    tensors = {
+        t.name: integers(t.name, given[t.name]) if t.integer else floats(t.name, given[t.name], allow_nonfinite)
+        for t in op.inputs
+        if given.get(t.name) is not None
+    }
     for tensor in op.inputs:
         if tensor.required and tensor.name not in tensors and tensor.name not in implied:
             raise InputError(
@@ -309,7 +327,9 @@ def build(op: str, given: Mapping[str, Any], asked: Asked) -> Problem:
     segments = offsets(asked.cu_seqlens, sizes)
     sizes.bind("N", len(segments), "the problem", 0)
     states_at = stops(asked.states_at, segments)
-    initial = states(spec, asked.initial_state, sizes, loose)
+    if "schedule" in tensors:
+        schedule(tensors["schedule"], segments, states_at)
+    initial = states(spec, asked.initial_state, sizes, loose, tensors)
     numbers = sum(prod(sizes.get(a, 1) for a in t.axes[0].split()) for t in spec.states) * (1 + len(states_at))
     given_states = [x for x in initial if x is not None]
     # A state has K numbers for each of a token's V: no problem with a token and K up to 1024 is refused.

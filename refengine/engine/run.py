@@ -10,7 +10,7 @@ from threading import Event, Lock
 from typing import Any, Protocol
 
 from ..errors import InputError
-from ..spec import Delta, Mesa, Softmax
+from ..spec import Delta, FastWeights, Mesa, Softmax
 from .carry import Carry
 from .certified import correctly_rounded, of_the_high_part
 from .device import home
@@ -21,7 +21,7 @@ from .solution import Answer, Solution
 
 Progress = Callable[[int, int], None]
 # Where the `Job` of what an op lowers to is, and where in double-double.
-FAMILIES: dict[type, str] = {Delta: ".delta", Mesa: ".mesa", Softmax: ".softmax"}
+FAMILIES: dict[type, str] = {Delta: ".delta", FastWeights: ".fast_weights", Mesa: ".mesa", Softmax: ".softmax"}
 CERTIFIED: dict[type, str] = {Delta: ".certified"}
 
 

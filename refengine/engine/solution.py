@@ -46,8 +46,9 @@ class Solution:
 
     o [B, T, HV, V]. final_state [N, HV, K, V]. bound["o"] [B, T, HV]: no entry of that row is further than this from
     the exact answer for the inputs as given. bound["final_state"] [N, HV, V]: the Euclidean norm of that column's
-    error is at most this. Both are rigorous (the running bound of kernels/delta.py), and infinite where the answer is
-    not finite or nothing can be said. states [len(states_at), N, HV, K, V]: the state after so many tokens.
+    error is at most this. Both are rigorous where info["certificate"] says so (the running bound of kernels/delta.py,
+    the definition in balls); "compared" is a measure and no proof. They are infinite where the answer is not finite or
+    nothing can be said. states [len(states_at), N, HV, K, V]: the state after so many tokens.
     pairing_state: for each shifted or convolved tensor the tokens [N, channels, width - 1 + shift] that the next call
     takes as `Conv.state` or `pairing_state`. info: how it ran.
 

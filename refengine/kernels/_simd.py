@@ -196,6 +196,18 @@ def weave(typing: Any, array: Any, a: Any, b: Any, to: Any, base: Any) -> Any:
     return types.void(array, i, i, to, i), code
 
 
+@intrinsic
+def called(typing: Any) -> Any:
+    """Keep the function this stands in a function: called, never copied into its callers, which would each be
+    compiled with it."""
+
+    def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        builder.function.attributes.add("noinline")
+        return context.get_dummy_value()
+
+    return types.void(), code
+
+
 def _spread(builder: Any, vec: Vec, x: Any) -> Any:
     blank = ir.Constant(vec.ir, ir.Undefined)
     one = builder.insert_element(blank, x, ir.Constant(ir.IntType(32), 0))

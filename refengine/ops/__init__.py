@@ -32,6 +32,11 @@ NAMES = (
     "mesa_net",
     "gated_kalmanet",
     "softmax_attention",
+    "ttt_linear",
+    "ttt_mlp",
+    "lact",
+    "titans",
+    "titans_mlp",
 )
 
 

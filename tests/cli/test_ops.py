@@ -11,7 +11,7 @@ from refengine import ops
 from refengine.io import tensorfile
 
 README = Path(__file__).parents[2] / "README.md"
-SIZES = {"B": 1, "T": 4, "T*n": 4, "H": 1, "HV": 2, "K": 3, "V": 2}
+SIZES = {"B": 1, "N": 1, "T": 4, "T*n": 4, "H": 1, "HV": 2, "K": 2, "V": 2, "R": 3}
 
 
 def declared(bench):
@@ -64,6 +64,11 @@ def test_the_example_of_every_op_runs(bench, name, monkeypatch):
         t["name"]: rng.uniform(0.1, 0.5, [SIZES[axis] for axis in t["axes"][0]]) for t in op["inputs"] if t["required"]
     }
     tensors |= {t.name: -tensors[t.name] for t in ops.get(name).role("decay") if t.name in tensors}
+    tensors |= {
+        f"initial_state.{t.name}": rng.uniform(0.1, 0.5, [SIZES[axis] for axis in t.axes[0].split()])
+        for t in ops.get(name).states
+        if t.required
+    }
     tensorfile.write("inputs.safetensors", tensors)
     program, *words = shlex.split(op["example"])
     assert program == "refengine"

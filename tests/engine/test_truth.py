@@ -14,6 +14,8 @@ from refengine.engine.definition import define
 from refengine.engine.run import execute
 
 flint = pytest.importorskip("flint")
+BITS = 1024  # of a ball: Newton-Schulz widens one by many orders of magnitude
+BATCHED = tuple(name for name in ops.NAMES if "chunk_size" in ops.get(name).options)
 PACKED = [0, 0, 3, 4, 4, 9, 11, 11]  # empty sequences first, last and in between
 
 
@@ -38,7 +40,7 @@ def check(name, arguments):
     """Both outputs of one problem inside their bounds, by balls; returns the largest share of a bound used."""
     p = problem(name, arguments)
     s = execute(p)
-    flint.ctx.prec = 128
+    flint.ctx.prec = BITS
     o, final = define(p, "balls")
     used_o = furthest(s.o, o)
     assert all(np.isfinite(bound).all() for bound in s.bound.values())
@@ -76,8 +78,9 @@ def test_float64_step_agrees_within_both_bounds(name, convention, regime):
     p = problem(name, {**case(name, regime), "convention": convention})
     s = execute(p)
     o, final = define(p)
-    assert (abs(s.o - o) <= 6 * s.bound["o"][..., None]).all()
-    check_states(s, final, lambda x, y: abs(x - y), 6)
+    if name not in BATCHED:  # whose bound is the error found, which says nothing of other roundings
+        assert (abs(s.o - o) <= 6 * s.bound["o"][..., None]).all()
+        check_states(s, final, lambda x, y: abs(x - y), 6)
     scale = abs(o).max()
     assert abs(s.o - o).max() <= 1e-11 * scale
 
@@ -96,7 +99,7 @@ def test_float32_is_within_its_own_bound(name):
     p = problem(name, {**case(name, B=1, T=21), "precision": "float32"})
     s = execute(p)
     assert s.o.dtype == np.float32
-    flint.ctx.prec = 128
+    flint.ctx.prec = BITS
     o, final = define(p, "balls")
     assert (furthest(s.o, o) <= s.bound["o"][..., None]).all()
     check_states(s, final)
