@@ -15,7 +15,7 @@ from ..errors import InputError
 from ..io.interop import to_numpy
 from ..numbers.bounded import Bounded
 from ..numbers.traced import Traced, leaf, pull_back
-from ..spec import Delta, Mesa
+from ..spec import Delta, Mesa, Softmax
 from .axes import shape_text
 from .checks import floats
 from .delta import certain
@@ -25,7 +25,11 @@ from .run import Progress
 from .solution import Cotangents
 
 Array = NDArray[Any]
-FAMILIES: dict[type, str] = {Delta: ".delta_grad", Mesa: ".mesa_grad"}  # where the `adjoint` of what an op lowers to is
+FAMILIES: dict[type, str] = {
+    Delta: ".delta_grad",
+    Mesa: ".mesa_grad",
+    Softmax: ".softmax_grad",
+}  # where the `adjoint` of what an op lowers to is
 WITHOUT = ("states_at", "form", "device")  # of `solve`: nothing to differentiate, or only one
 
 
