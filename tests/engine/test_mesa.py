@@ -3,6 +3,8 @@ conjugate gradients against it."""
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from spanning import REGIMES, case, problem
@@ -243,3 +245,16 @@ def test_a_mistake_is_named(mistake):
     for word in words:
         assert word in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_no_matrix_is_kept_for_a_token():
+    """What a longer sequence takes besides its inputs: less than a key and a value more of each token."""
+    peaks = []
+    for T in (500, 1000):
+        x = case("mesa_net", B=1, H=1, HV=1, T=T, K=32, V=32)
+        solve(x, threads=1)
+        tracemalloc.start()
+        solve(x, threads=1)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] - peaks[0] < 500 * (32 + 32) * 8
