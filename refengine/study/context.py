@@ -12,8 +12,8 @@ import refengine
 from . import resolvent
 from .claim import Claim, Figure, Findings, Table, at_least, at_most, near
 from .lab import SURE, Lab, directions, sensitivity
-from .learners import Learner, comba, delta, gated_delta, kimi, linear, mesa, softmax
-from .moments import of_delta, of_linear
+from .learners import Learner, comba, delta, gated_delta, kimi, lact, linear, mesa, softmax, titans, ttt
+from .moments import of_delta, of_linear, of_momentum
 
 D, T = 32, 256  # channels, tokens
 SAMPLES = 32
@@ -22,14 +22,15 @@ CHANNELS = np.linspace(0.9, 0.99, D)  # KDA's decays
 LEADING = 0.05  # relative: what a theory leaves out that is exact only as d grows
 FIRST_ORDER = 0.12  # relative: what softmax's leaves out, which is the first order in 1 / T
 
-CORRECTING = ("delta_rule", "mesa_net")  # their errors, without forgetting
+CORRECTING = ("delta_rule", "mesa_net", "titans", "ttt_linear")  # their errors, without forgetting
+BENT = ("ttt_linear", "lact")  # not linear in their values: what they output without any is left in it
 NOTHING, ATTENDS = 0.1, 0.3  # sensitivities
 
 SELF, SHIFTED, APART = "K = V", "key shifted", "K, V apart"
 CONVOLVED = ("conv K 2", "conv K 3", "conv K 4", "conv Q 2", "conv V 2")
 
 
-def learners() -> list[tuple[Learner, float | None, float]]:
+def learners(rng: np.random.Generator) -> list[tuple[Learner, float | None, float]]:
     """Each with the theory of its sensitivity for K = V, if there is one, and what it leaves out, relatively."""
     exact = [
         (linear(), of_linear(T, D)),
@@ -38,11 +39,14 @@ def learners() -> list[tuple[Learner, float | None, float]]:
         (gated_delta(0.5, 0.95), of_delta(T, D, 0.5, 0.95)),
         (kimi(0.5, CHANNELS), of_delta(T, D, 0.5, CHANNELS)),
         (comba(0.5, 0.95), of_delta(T, D, 0.5, 0.95, "pre")),
+        (titans(0.25, 0.5), of_momentum(T, D, 0.25, 0.5)),
     ]
     return [
         *((learner, float(moments.sensitivity()[-1]), 0.0) for learner, moments in exact),
         (mesa(1e-6), of_mesa(1e-6), LEADING),
         (mesa(1.0), of_mesa(1.0), LEADING),
+        (ttt(rng, D, 10.0, 0.2), None, 0.0),  # its target v - k is 0 and no LayerNorm can shrink: only eps is learnt
+        (lact(rng, D, D), None, 0.0),
         (softmax(sqrt(D)), of_softmax(sqrt(D)), FIRST_ORDER),
     ]
 
@@ -89,7 +93,7 @@ def run(lab: Lab) -> Findings:
     q = np.broadcast_to(directions(rng, 1, T, n, D), k.shape)  # both contexts are asked the same
     figures: list[Figure] = []
     rows: list[list[str | float | None]] = []
-    for learner, theory, left_out in learners():
+    for learner, theory, left_out in learners(lab.rng(3, 0)):
         found = {
             name: sensitivity(lab.solve(learner, q, k, v, **how).o[:, -1]) for name, how in pairings(n * D).items()
         }
@@ -99,7 +103,10 @@ def run(lab: Lab) -> Findings:
             figures.append(near(f"{learner.label}, {SELF}", value, theory, SURE * error + left_out * theory))
         for name in (SHIFTED, APART):
             value, error = found[name]
-            figures.append(near(f"{learner.label}, {name}", value, UNRELATED, SURE * error))
+            if learner.op in BENT:
+                figures.append(at_least(f"{learner.label}, {name}", value, ATTENDS))
+            else:
+                figures.append(near(f"{learner.label}, {name}", value, UNRELATED, SURE * error))
         value, _ = found[SELF]
         if learner.op == "softmax_attention":
             figures.append(at_least(f"{learner.label}, {SELF}: attends all the same", value, ATTENDS))

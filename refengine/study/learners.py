@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from math import log
+from math import log, sqrt
 from typing import Any
 
 import numpy as np
@@ -72,3 +72,22 @@ def mesa(lamb: float, beta: float = 1.0, gamma: float = 1.0) -> Learner:
 
 def softmax(scale: float) -> Learner:
     return Learner("softmax attention", "softmax_attention", scale=scale)
+
+
+def titans(theta: float, eta: float) -> Learner:
+    return Learner(f"Titans θ={theta:g} η={eta:g}", "titans", {"alpha": 0.0, "eta": eta, "theta": theta})
+
+
+def ttt(rng: np.random.Generator, channels: int, eta: float, size: float) -> Learner:
+    """From random weights of that size: at zero the LayerNorm has no direction to start in."""
+    start = size * rng.standard_normal((channels, channels)), np.zeros(channels)
+    constants = {"w": 1 / sqrt(channels), "b": 0.0, "eta": eta}
+    return Learner(f"TTT-Linear η={eta:g}", "ttt_linear", constants, {"chunk_size": 16}, start)
+
+
+def lact(rng: np.random.Generator, channels: int, hidden: int) -> Learner:
+    """With Muon, which leaves no step size to choose."""
+    gate, up = rng.standard_normal((2, hidden, channels))
+    down = rng.standard_normal((channels, hidden)) / sqrt(hidden)
+    constants = {"w0": gate, "w1": down, "w2": up, "lr0": 0.01, "lr1": 0.01, "lr2": 0.01}
+    return Learner("LaCT, Muon", "lact", constants, {"chunk_size": 64})

@@ -62,3 +62,22 @@ def of_linear(T: int, d: int) -> Moments:
         m[t + 1] = m[t] + 1 / d
         p[t + 1] = p[t] + (2 * m[t] + 1) / d
     return Moments(m, p)
+
+
+def of_momentum(T: int, d: int, theta: float, eta: float, kept: float = 1.0) -> Moments:
+    """P' = eta P + theta k (k - S'k)', S' = kept S + P': Titans' linear memory. With m, n = tr E S, E P and x, y, z =
+    tr E SS', SP', PP', all over d and so the same in every channel:
+
+        z' = eta^2 z + 2 eta theta (n - y) / d + theta^2 (1 - 2 m + x) / d
+        y~ = eta y + theta (m - x) / d,  y' = kept y~ + z',  x' = kept^2 x + 2 kept y~ + z'
+    """
+    m, p = np.zeros((T + 1, d)), np.zeros((T + 1, d))
+    x = y = z = n = mean = 0.0
+    for t in range(T):
+        z = eta**2 * z + 2 * eta * theta * (n - y) / d + theta**2 * (1 - 2 * mean + x) / d
+        late = eta * y + theta * (mean - x) / d
+        x, y = kept**2 * x + 2 * kept * late + z, kept * late + z
+        n = eta * n + theta * (1 - mean) / d
+        mean = kept * mean + n
+        m[t + 1], p[t + 1] = mean, x
+    return Moments(m, p)

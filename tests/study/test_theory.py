@@ -42,6 +42,21 @@ def test_adding_is_the_same_recursion_without_a_prediction():
     assert np.isclose(np.mean([(S**2).sum() for S in states]), theory.p[3].sum())
 
 
+@pytest.mark.parametrize("kept", [1.0, 0.8])
+def test_moments_with_momentum(kept):
+    keys = np.array([[1.0, 0.0], [0.0, 1.0], [0.5**0.5, 0.5**0.5], [0.5**0.5, -(0.5**0.5)]])  # a 4-design's axes
+    T, theta, eta, states = 4, 0.4, 0.6, []
+    for sequence in itertools.product(keys, repeat=T):
+        S, P = np.zeros((2, 2)), np.zeros((2, 2))
+        for k in sequence:
+            P = eta * P + theta * np.outer(k, k - k @ S)
+            S = kept * S + P
+        states.append(S)
+    theory = moments.of_momentum(T, 2, theta, eta, kept)
+    assert np.isclose(np.mean([np.trace(S) for S in states]) / 2, theory.trace()[T], rtol=1e-12)
+    assert np.isclose(np.mean([(S**2).sum() for S in states]), theory.p[T].sum(), rtol=1e-12)
+
+
 def test_deltanet_without_decay_has_its_closed_form():
     beta, d = 0.5, 32
     closed = (1 - beta * (2 - beta) / d) ** np.arange(101)
