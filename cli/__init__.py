@@ -22,6 +22,7 @@ COMMANDS = {
     "golden": "Certified cases as files, made, checked, listed and handed on.",
     "study": "Why linear attention needs a short convolution on K: the argument, measured.",
     "ops": "The ops that can be solved, or all about one.",
+    "bench": "How fast it is here, against the machine's ceilings and other implementations.",
     "doctor": "What this installation runs on, and whether it computes rightly.",
 }
 INTERRUPTED = 130

@@ -11,39 +11,12 @@ from __future__ import annotations
 import statistics
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
 import refengine
+from refengine.cli.bench import ceiling as peak
 from refengine.engine.plan import available_cores
-from refengine.kernels._jit import njit
-from refengine.kernels._simd import BYTES, fma, largest, splat
-
-CHAINS = 6
-
-
-@njit
-def fused(n, x):
-    a = splat(x)
-    b, c, d, e, f, g = a, a, a, a, a, a
-    for _ in range(n):
-        b = fma(b, a, a)
-        c = fma(c, a, a)
-        d = fma(d, a, a)
-        e = fma(e, a, a)
-        f = fma(f, a, a)
-        g = fma(g, a, a)
-    return largest((b + c) + (d + e) + (f + g))
-
-
-def peak(dtype, threads, n=2_000_000):
-    """Flops a second of independent fused multiply-adds on so many threads."""
-    x = dtype(0.5)
-    clock = time.perf_counter()
-    with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(lambda _: fused(n, x), range(threads)))
-    return threads * n * CHAINS * 2 * (BYTES // np.dtype(dtype).itemsize) / (time.perf_counter() - clock)
 
 
 def problem(heads, T, K, V, dtype):
