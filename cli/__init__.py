@@ -21,6 +21,7 @@ COMMANDS = {
     "verify": "Whether a kernel's error is what honest rounding explains.",
     "golden": "Certified cases as files, made, checked, listed and handed on.",
     "study": "Why linear attention needs a short convolution on K: the argument, measured.",
+    "mutate": "What verify kills and what it alarms at, on its own bug zoo.",
     "ops": "The ops that can be solved, or all about one.",
     "bench": "How fast it is here, against the machine's ceilings and other implementations.",
     "doctor": "What this installation runs on, and whether it computes rightly.",

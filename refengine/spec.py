@@ -57,6 +57,27 @@ class Reading:
     batch: str = "1 token"
 
 
+@dataclass(frozen=True)
+class Mutant:
+    """A mistake that people make, as an exact alteration of the float64 solution or of any emulation.
+
+    acts      "core": `alter` takes the lowered problem (verify/emulate.py's Core) and returns an altered one
+              "chunk": `slips` names what is wrong in the chunk algebra (kernels/emulate.py)
+              "rounding": `rounds` holds the policy's formats that are secretly others
+              "answer": `alter` takes the outputs {"o": ..., "final_state": ...} and the core, and returns others
+    precision: it only rounds where it should not; every other mutant is wrong in exact arithmetic too. An `alter` that
+    returns None does not apply to that problem.
+    """
+
+    name: str
+    doc: str
+    acts: str
+    alter: Callable[..., Any] | None = None
+    slips: tuple[str, ...] = ()
+    rounds: Mapping[str, str] = field(default_factory=dict)
+    precision: bool = False
+
+
 STATE = Tensor("initial_state", ("N HV K V",), "the memory before the first token; zeros if absent", required=False)
 
 
@@ -91,6 +112,7 @@ class Op:
     scale: str = "K^-1/2"  # what scale=None means: "K^-1/2" or "1"
     scale_of: Mapping[str, str] = field(default_factory=dict)  # where a convention reads it otherwise
     options: Mapping[str, Option] = field(default_factory=dict)  # the op's own
+    mutants: tuple[Mutant, ...] = ()  # mistakes of this op alone; verify/mistakes.py has those of them all
 
     def tensor(self, name: str) -> Tensor:
         for t in self.inputs:

@@ -34,6 +34,7 @@ from .delta import dot, offset
 from .rounding import drawn, rounded, settle
 
 ROWS = 4  # rows of a product at a time
+PAD = 256  # bytes to a multiple of which rows are padded: noise is drawn for the padding too, so it is every machine's
 ANCHOR = 16  # rows that share one reference point of channel-wise decays
 
 # Mistakes of the chunk algebra, one bit each: switches that a kernel's author may have set wrong.
@@ -77,6 +78,13 @@ def product(A, a, lda, B, b, ldb, C, c, ldc, n, m, p, triangular, zero):
 @inline
 def lanes_of(x):
     return BYTES // x.itemsize
+
+
+@inline
+def padded(n, x):
+    """A row of n numbers, padded."""
+    whole = PAD // x.itemsize
+    return (n + whole - 1) // whole * whole
 
 
 @part
@@ -235,15 +243,14 @@ def chunked(place, cuts, heads, q, k, e, v, b, g, S, room, o, forms, on, noise, 
     micro, pre, erases, wide, decays, slips = rule
     Q, Kx, E, KT, X, Y, A, P, T, W, U, N, R, O, G, GE, D, B, F = room
     K, V = k.shape[3], v.shape[3]
-    L = lanes_of(S)
-    Kp, Vp = (K + L - 1) // L * L, (V + L - 1) // L * L
+    Kp, Vp = padded(K, S), padded(V, S)
     Kr = (K + ROWS - 1) // ROWS * ROWS
     zero = scale - scale
     for c in range(cuts.size - 1):
         t = cuts[c]
         n = cuts[c + 1] - t
         nr = (n + ROWS - 1) // ROWS * ROWS
-        Cp = (n + L - 1) // L * L
+        Cp = padded(n, S)
         if slips & LOST and c > 0:
             clear(S, Kr * Vp, zero)
         take(k, batch, t, hk, Kx, Kp, n, nr, zero)
@@ -448,8 +455,7 @@ def recurrent(place, until, heads, q, k, e, v, b, g, S, room, o, forms, on, nois
     micro, pre, erases, wide, _, _ = rule
     p, r, d, F = room
     K, V = k.shape[3], v.shape[3]
-    L = lanes_of(S)
-    Vp = (V + L - 1) // L * L
+    Vp = padded(V, S)
     Kr = (K + ROWS - 1) // ROWS * ROWS
     zero = scale - scale
     for t in range(begin, until):

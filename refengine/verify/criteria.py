@@ -45,16 +45,19 @@ def cosine(x: Array, y: Array) -> float:
 def verdicts(got: Outputs, truth: Outputs, honest: Outputs, policy: Policy) -> dict[str, bool]:
     """What each criterion says of all outputs together. `honest` is an emulation of the same policy, rounded to
     nearest."""
-    io = policy.format("io")
-    stored = io.name if io.name in TORCH else "bf16"
+    io = policy.io if policy.io in TORCH else "bf16"
+    stored = {name: policy.format("io" if name == "o" else "state") for name in got}
 
-    def every(check: Callable[[Array, Array, Array], bool]) -> bool:
+    def every(check: Callable[[Array, Array, Array], bool], as_stored: bool = False) -> bool:
         with np.errstate(all="ignore"):
-            return all(check(got[n], np.asarray(truth[n], np.float64), honest[n]) for n in got)
+            true = {name: np.asarray(truth[name], np.float64) for name in got}
+            if as_stored:
+                true = {name: to_nearest(y, stored[name]) for name, y in true.items()}
+            return all(check(got[name], true[name], honest[name]) for name in got)
 
     return {
         "FLA ratio 0.005": every(lambda x, y, _: fla(x, y, 0.005)),
-        "FlashAttention 2x": every(lambda x, y, h: flash_attention(x, to_nearest(y, io), h)),
-        f"torch.testing ({stored})": every(lambda x, y, _: torch_table(x, to_nearest(y, io), TORCH[stored])),
+        "FlashAttention 2x": every(flash_attention, as_stored=True),
+        f"torch.testing ({io})": every(lambda x, y, _: torch_table(x, y, TORCH[io]), as_stored=True),
         "cosine > 0.999": every(lambda x, y, _: cosine(x, y) > 0.999),
     }

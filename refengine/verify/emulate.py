@@ -22,7 +22,6 @@ from ..engine.problem import Problem
 from ..errors import UnavailableError
 from ..kernels import elementwise
 from ..kernels import emulate as kernel
-from ..kernels._simd import BYTES
 from ..kernels.rounding import POOL
 from ..numbers import formats
 from ..numbers.bounded import apply
@@ -167,8 +166,8 @@ class _Job:
         self.chunked = run.algorithm == "chunk" and self.b.shape[3] == 1
         self.o = np.zeros((B, M // core.micro, self.heads, self.V), self.dtype)
         self.final = np.zeros((len(core.segments), self.heads, self.K, self.V), self.dtype)
-        self.lanes = BYTES // self.dtype.itemsize
-        self.Vp = -(-self.V // self.lanes) * self.lanes
+        self.pad = kernel.PAD // self.dtype.itemsize
+        self.Vp = -(-self.V // self.pad) * self.pad
         self.Kr = -(-self.K // kernel.ROWS) * kernel.ROWS
         self.span = max(core.micro, run.chunk // core.micro * core.micro)
         self.phase = run.phase // core.micro * core.micro % self.span
@@ -188,7 +187,7 @@ class _Job:
     def room(self) -> tuple[Array, ...]:
         """This thread's scratch arrays."""
         if not hasattr(self.local, "arrays"):
-            L, Kr, Vp = self.lanes, self.Kr, self.Vp
+            L, Kr, Vp = self.pad, self.Kr, self.Vp
             Kp = -(-self.K // L) * L
             if self.chunked:
                 C = -(-self.span // kernel.ROWS) * kernel.ROWS

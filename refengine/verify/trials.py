@@ -81,6 +81,10 @@ def trial(
     if "a" in given and "b" in given:  # what is removed along a is written back against it, a part of it each time
         rate = 1.0 if regime in EXACT else draw.uniform(given["a"].shape)
         given["b"] = (-given["a"].astype(np.float64) * rate).astype(ml_dtypes.bfloat16)
+    if "p" in given and regime not in EXACT:  # a key of its own would feed the memory back into itself without bound
+        given["p"] = (given["k"].astype(np.float64) * draw.uniform(given["k"].shape, 0.5, 1.0)).astype(
+            ml_dtypes.bfloat16
+        )
     if micro > 1:
         given["num_householder"] = micro
     if start:

@@ -139,6 +139,18 @@ class Judge:
                 return [f"{name} differs in {word} at {count} places, first at {at}, where {which} has it."]
         return []
 
+    def measured(self, got: Mapping[str, Array]) -> tuple[Statistics, ...]:
+        """The statistics of outputs that can be compared."""
+        return tuple(
+            measure(view.values, self.true[view.name], self.scale[view.name], self.policy, self.segments, self.strict)
+            for view in views(got)
+        )
+
+    def level(self, got: Mapping[str, Array]) -> str:
+        """PASS, WARN or FAIL of whole outputs, and no reasons."""
+        faults, usable = self.faults(got, self.names)
+        return FAIL if faults else max((s.level for s in self.measured(usable)), key=LEVELS.index)
+
     def verdict(self, got: Mapping[str, Any], outputs: Sequence[str] | None = None) -> Verdict:
         """Judge one candidate's outputs; `outputs` names those that it must give (all)."""
         names = self.names if outputs is None else tuple(outputs)
@@ -146,10 +158,7 @@ class Judge:
             if name not in self.names:
                 raise InputError(f"{self.problem.op.name} has no output {name!r}; it has {', '.join(self.names)}.")
         faults, usable = self.faults(got, names)
-        found = tuple(
-            measure(view.values, self.true[view.name], self.scale[view.name], self.policy, self.segments, self.strict)
-            for view in views(usable)
-        )
+        found = self.measured(usable)
         if self.exact:
             for name, x in usable.items():
                 unequal = x != self.values(name)

@@ -53,6 +53,13 @@ def test_exact_inputs_have_one_answer_at_every_precision(name, regime):
             np.testing.assert_array_equal(final, truth.final_state)
 
 
+def test_rows_are_padded_alike_on_every_machine():
+    """Noise is drawn for the padding too."""
+    from refengine.kernels import _simd, emulate
+
+    assert emulate.PAD == 256 and emulate.PAD % _simd.BYTES == 0
+
+
 def test_threads_touch_no_bit():
     p = problem("gated_delta_rule", trial("gated_delta_rule", "mamba", T=70, K=16, V=16))
     core, run = Core.of(p), Run("chunk", 32, seed=9, permutation=2)

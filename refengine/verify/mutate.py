@@ -1,0 +1,247 @@
+"""The verifier, judged by its own bug zoo: which mistakes it kills, and how often it alarms at honest kernels.
+
+For each of several inputs the yardstick is made once. Honest emulations (recurrent, and chunks of 16 to 128, each
+under eight patterns of calls) must not fail; every mistake of verify/mistakes.py, in an emulation of the same grade,
+should. The field's usual criteria judge the same outputs. On exact inputs (verify/trials.py) the question is equality
+to the bit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import ops
+from ..spec import Mutant
+from . import criteria
+from .emulate import Core, Run, emulate
+from .mistakes import mutated, of
+from .policy import policy
+from .statistics import FAIL, PASS
+from .trials import EXACT, REGIMES, trial
+from .verdict import Judge, problem_of
+
+Array = NDArray[Any]
+WAY = Run("chunk", 64)  # how a mistaken kernel computes
+CHUNKS = (16, 32, 48, 64, 128)
+HIDDEN = 1e-9  # relative change of the exact answer below which an input does not show a mistake
+
+
+def patterns(T: int) -> tuple[tuple[int, ...], ...]:
+    """After which tokens calls are cut: eight ways that serving systems have."""
+    third = T // 3
+    return (
+        (),
+        (1,),
+        (101 % T,),
+        (T - 1,),
+        (63, 65),
+        (third, 2 * third),
+        tuple(range(50, T, 50)),
+        tuple(range(T - 8, T)),
+    )
+
+
+@dataclass
+class Row:
+    """One mistake: on how many inputs it shows, and on how many of those each judge is not content."""
+
+    mutant: Mutant
+    shown: int = 0
+    failed: int = 0
+    not_passed: int = 0
+    others: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass
+class Matrix:
+    """Of one op and grade: the rows, and the honest runs with those that were not PASS, FAIL, or refused by others; the
+    largest statistics of any honest run."""
+
+    op: str
+    grade: str
+    rows: list[Row]
+    honest: int = 0
+    warned: int = 0
+    failed: int = 0
+    others: dict[str, int] = field(default_factory=dict)
+    largest: dict[str, float] = field(default_factory=dict)
+
+    def share(self, kind: str, structural: bool | None = None) -> tuple[int, int]:
+        """(killed, shown) over all mistakes, by "failed", "not_passed" or the name of another criterion."""
+        rows = [r for r in self.rows if structural is None or r.mutant.precision != structural]
+        killed = sum(getattr(r, kind) if hasattr(r, kind) else r.others.get(kind, 0) for r in rows)
+        return killed, sum(r.shown for r in rows)
+
+
+def inputs(op: str, grade: str, seeds: Sequence[int]) -> Iterator[dict[str, Any]]:
+    """Every regime with every seed; odd seeds have two rows and a shorter sequence."""
+    for seed in seeds:
+        for regime in REGIMES:
+            B, T = (2, 150) if seed % 2 else (1, 250)
+            given = trial(op, regime, seed, B=B, T=T)
+            if grade == "f32":
+                given = {n: np.asarray(x, np.float32) if isinstance(x, np.ndarray) else x for n, x in given.items()}
+            yield given
+
+
+def stored(judge: Judge, o: Array, final: Array) -> dict[str, Array]:
+    """Outputs in the dtypes that the grade declares."""
+    parts = {"o": (o, "io"), "final_state": (final, "state")}
+    with np.errstate(all="ignore"):
+        return {name: np.asarray(x).astype(judge.policy.format(part).dtype) for name, (x, part) in parts.items()}
+
+
+def others_reject(judge: Judge, got: dict[str, Array]) -> dict[str, bool]:
+    """Which of the usual criteria refuse these outputs."""
+    wide = {name: x.astype(np.float64) for name, x in got.items()}
+    truth = {name: judge.values(name) for name in wide}
+    said = criteria.verdicts(wide, truth, judge.honest(), judge.policy)
+    return {name: not content for name, content in said.items()}
+
+
+def shows(mutant: Mutant, core: Core, judge: Judge) -> bool:
+    """Whether the mistake changes the exact answer to this input at all; one of rounding, whether it changes a bit."""
+    if mutant.precision:
+        right, other = emulate(core, judge.policy, WAY), mutated(mutant, core, judge.policy, WAY)
+        return other is not None and any(not np.array_equal(x, y) for x, y in zip(right, other.values(), strict=True))
+    wrong = mutated(mutant, core)
+    if wrong is None:
+        return False
+    for name, x in wrong.items():
+        true = judge.values(name)
+        if x.shape != true.shape or not np.abs(x - true).max(initial=0.0) <= HIDDEN * np.abs(true).max(initial=0.0):
+            return True
+    return False
+
+
+def matrix(op: str, grade: str, seeds: Sequence[int], honest_per_input: int | None = None) -> Matrix:
+    """The kill matrix of one op and grade. honest_per_input: how many of the 48 honest runs of an input are tried."""
+    found = Matrix(op, grade, [Row(m) for m in of(ops.get(op))])
+    for given in inputs(op, grade, seeds):
+        judge = Judge(problem_of(op, given), policy(grade))
+        core = judge.core
+        T = judge.problem.sizes["T"]
+        ways = [Run("chunk", c, splits=s) for s in patterns(T) for c in CHUNKS]
+        ways += [Run("recurrent", splits=s) for s in patterns(T)]
+        step = 1 if honest_per_input is None else max(1, len(ways) // honest_per_input)
+        for run in ways[::step]:
+            _honest(found, judge, stored(judge, *emulate(core, judge.policy, run)))
+        for row in found.rows:
+            got = mutated(row.mutant, core, judge.policy, WAY)
+            if got is None or not shows(row.mutant, core, judge):
+                continue
+            row.shown += 1
+            outputs = stored(judge, got["o"], got["final_state"])
+            level = judge.level(outputs)
+            row.failed += level == FAIL
+            row.not_passed += level != PASS
+            for name, refused in others_reject(judge, outputs).items():
+                row.others[name] = row.others.get(name, 0) + refused
+    return found
+
+
+def _honest(found: Matrix, judge: Judge, outputs: dict[str, Array]) -> None:
+    found.honest += 1
+    statistics = judge.measured({name: x.astype(np.float64) for name, x in outputs.items()})
+    levels = [s.level for s in statistics]
+    found.failed += FAIL in levels
+    found.warned += any(level != PASS for level in levels)
+    for s in statistics:
+        for name, value in s.values.items():
+            found.largest[name] = max(found.largest.get(name, 0.0), value)
+    for name, refused in others_reject(judge, outputs).items():
+        found.others[name] = found.others.get(name, 0) + refused
+
+
+@dataclass
+class Tier:
+    """The exact inputs: how many honest emulations were equal to the bit, and which structural mistakes were not
+    seen."""
+
+    op: str
+    honest: int = 0
+    unequal: int = 0
+    mistakes: int = 0
+    missed: list[str] = field(default_factory=list)
+
+
+def tier_e(op: str, seeds: Sequence[int]) -> Tier:
+    """Every structural mistake on the exact inputs, at float32 and at bfloat16 with a bfloat16 state."""
+    found = Tier(op)
+    seen: dict[str, bool] = {}
+    for seed in seeds:
+        for regime in EXACT:
+            given = trial(op, regime, seed, B=1 + seed % 2)
+            judge = Judge(problem_of(op, given), policy("bf16"))
+            core = judge.core
+            for grade in ("f32", "bf16-state16"):
+                for run in [Run("recurrent"), *(Run("chunk", c, splits=s) for c in CHUNKS for s in ((), (1, 101)))]:
+                    o, final = emulate(core, policy(grade), run)
+                    found.honest += 1
+                    equal = np.array_equal(o, judge.values("o"))
+                    found.unequal += not (equal and np.array_equal(final, judge.values("final_state")))
+            for mutant in of(ops.get(op)):
+                got = None if mutant.precision else mutated(mutant, core, policy("bf16"), WAY)
+                if got is not None:
+                    unequal = any(not np.array_equal(x, judge.values(name)) for name, x in got.items())
+                    seen[mutant.name] = seen.get(mutant.name, False) or unequal
+    found.mistakes = len(seen)
+    found.missed = sorted(name for name, was in seen.items() if not was)
+    return found
+
+
+def percent(pair: tuple[int, int]) -> str:
+    return f"{100 * pair[0] / pair[1]:.0f} %" if pair[1] else "-"
+
+
+def lines(matrices: Sequence[Matrix], tier: Tier, every: bool) -> list[str]:
+    """The matrices in words: one line a criterion, and with `every` one a mistake."""
+    said = [
+        f"{tier.op}, exact inputs: {tier.mistakes - len(tier.missed)} of {tier.mistakes} structural mistakes killed; "
+        f"{tier.unequal} of {tier.honest} honest runs not equal to the bit"
+    ]
+    if tier.missed:
+        said.append(f"  not seen there: {', '.join(tier.missed)}")
+    for m in matrices:
+        said.append(
+            f"{m.op}, {m.grade}: {len(m.rows)} mistakes on {m.share('failed')[1]} inputs, {m.honest} honest runs"
+        )
+        said.append(f"  {'judge':24} {'killed':>7} {'structural':>11} {'false alarms':>13}")
+        ours = (("refengine, not PASS", "not_passed", m.warned), ("refengine, FAIL", "failed", m.failed))
+        for name, kind, alarms in (*ours, *((name, name, count) for name, count in m.others.items())):
+            killed, structural = percent(m.share(kind)), percent(m.share(kind, structural=True))
+            said.append(f"  {name:24} {killed:>7} {structural:>11} {f'{alarms} of {m.honest}':>13}")
+        largest = ", ".join(f"{name} {value:.2f}" for name, value in m.largest.items())
+        said.append(f"  largest over honest runs: {largest}")
+        for row in m.rows:
+            if (every and row.shown) or row.failed < row.shown:
+                killed = f"{row.failed} of {row.shown}"
+                said.append(f"  {row.mutant.name:28} {killed:>9} killed   {row.mutant.doc}")
+    return said
+
+
+def as_data(matrices: Sequence[Matrix], tier: Tier) -> dict[str, Any]:
+    """All of it, for --json."""
+    return {
+        "exact": {**tier.__dict__},
+        "matrices": [
+            {
+                **{k: v for k, v in m.__dict__.items() if k != "rows"},
+                "rows": [
+                    {
+                        "mutant": r.mutant.name,
+                        "shown": r.shown,
+                        "failed": r.failed,
+                        "not_passed": r.not_passed,
+                        **r.others,
+                    }
+                    for r in m.rows
+                ],
+            }
+            for m in matrices
+        ],
+    }
