@@ -1,4 +1,4 @@
-"""Other people's code: the torch functions of Hugging Face's Qwen3-Next pass at float32, and each of eleven edits fails.
+"""Other people's code: the torch functions of Hugging Face's Qwen3-Next pass at float32, each of eleven edits fails.
 
 Run where torch and transformers are installed; neither is among the test dependencies.
 """
