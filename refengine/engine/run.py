@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 from threading import Event, Lock
 from typing import Any, Protocol
@@ -52,9 +52,10 @@ class Job(Work, Protocol):
 
 
 def run_all(job: Work, progress: Progress | None) -> None:
-    """Every task; Ctrl-C stops within one look at the flag."""
+    """Every task, the caller's thread among those that work; Ctrl-C stops within one look at the flag."""
     total, finished = job.work, 0
     stop, lock = Event(), Lock()
+    tasks = iter(job.tasks())
 
     def done(work: int) -> None:
         nonlocal finished
@@ -63,20 +64,27 @@ def run_all(job: Work, progress: Progress | None) -> None:
             if progress is not None:
                 progress(finished, total)
 
-    if job.plan.threads == 1:
-        for task in job.tasks():
-            job.run(task, stop, done)
-        return
-    job.compile()
-    with ThreadPoolExecutor(job.plan.threads) as pool:
+    def work() -> None:
         try:
-            futures = [pool.submit(job.run, task, stop, done) for task in job.tasks()]
-            for future in as_completed(futures):
-                future.result()
+            while not stop.is_set():
+                with lock:
+                    task = next(tasks, None)
+                if task is None:
+                    return
+                job.run(task, stop, done)
         except BaseException:
             stop.set()
-            pool.shutdown(wait=False, cancel_futures=True)
             raise
+
+    if job.plan.threads == 1:
+        work()
+        return
+    job.compile()
+    with ThreadPoolExecutor(job.plan.threads - 1) as pool:
+        others = [pool.submit(work) for _ in range(job.plan.threads - 1)]
+        work()
+        for other in others:
+            other.result()
 
 
 class NoWindows(Exception):  # noqa: N818  # no error of anybody's: the caller solves the whole at once
