@@ -160,10 +160,20 @@ def possible(call: Callable[[], float]) -> bool:
     return True
 
 
+def runs(name: str, call: Callable[[], float]) -> bool:
+    """Whether a peer works here; if not, why not."""
+    try:
+        call()
+    except Exception as error:  # other people's code raises what it likes
+        say(f"  {name} is installed but does not run here ({(str(error) or type(error).__name__).splitlines()[0]})")
+        return False
+    return True
+
+
 def measure(op: Op, x: dict[str, Any], threads: int, rounds: int) -> list[dict[str, Any]]:
     """Every contender, round by round, and the machine's ceilings among them."""
     everyone = [(n, w, c, False) for n, w, c in ours(op, x, threads)]
-    everyone += [(n, w, c, True) for n, w, c in peers.of(op.name, x, threads)]
+    everyone += [(n, w, c, True) for n, w, c in peers.of(op.name, x, threads) if runs(n, c)]
     rows: list[dict[str, Any]] = [
         {"name": n, "way": w, "peer": peer, "seconds": [], "ceiling": []} for n, w, _, peer in everyone
     ]

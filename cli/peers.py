@@ -5,6 +5,7 @@ Each gives seconds for one call: float32, the only precision they have.
 
 from __future__ import annotations
 
+import inspect
 import time
 from collections.abc import Callable, Iterator
 from importlib import import_module
@@ -36,7 +37,7 @@ def of(op: str, x: dict[str, Any], threads: int) -> Iterator[tuple[str, str, Cal
     given = {name: torch.from_numpy(y) for name, y in x.items()}
     for name, module, function, tensors in FORWARD.get(op, ()):
         try:
-            f = getattr(import_module(module), function)
+            f = inspect.unwrap(getattr(import_module(module), function))  # not the GPU kernel it may stand for
         except (ImportError, AttributeError):
             continue
         if op == "mesa_net":
