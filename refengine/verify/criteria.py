@@ -38,8 +38,11 @@ def torch_table(x: Array, y: Array, tolerance: tuple[float, float]) -> bool:
 
 
 def cosine(x: Array, y: Array) -> float:
+    """1 where both are nothing, 0 where one of them is, NaN where anything is."""
     size = np.sqrt((x**2).sum()) * np.sqrt((y**2).sum())
-    return float((x * y).sum() / size) if size > 0 else 1.0
+    if size == 0:
+        return float(not x.any() and not y.any())
+    return float((x * y).sum() / size)
 
 
 def verdicts(got: Outputs, truth: Outputs, honest: Outputs, policy: Policy) -> dict[str, bool]:
