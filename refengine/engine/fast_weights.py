@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..kernels import fast_rule, fast_steps
 from ..kernels import fast_weights as kernel
 from ..kernels._products import panel_shape
 from ..numbers.bounded import Bounded
@@ -34,11 +35,11 @@ SPAN = 1024  # tokens between two looks at the stop flag
 BALLS = 400_000  # multiplications that the definition may take in balls, about a tenth of a second
 BITS, RADIUS = (128, 512, 2048), 2.0**-70  # of a ball: tried in turn until none is wider than that
 SAFETY, FLOOR = 8.0, 64.0  # of the compared bound: times the distance, and units of the last place of what is largest
-MODELS = {"linear": kernel.LINEAR, "mlp": kernel.MLP, "swiglu": kernel.SWIGLU}
-LOSSES = {"squared": kernel.SQUARED, "dot": kernel.DOT, "huber": kernel.HUBER, "power": kernel.POWER}
-READS = {"during": kernel.DURING, "before": kernel.BEFORE, "after": kernel.AFTER}
-OUTPUTS = {"plain": kernel.PLAIN, "query": kernel.RESIDUAL_QUERY, "self": kernel.RESIDUAL_OUTPUT}
-WEIGHT_NORMS = {"none": kernel.NO_NORM, "post": kernel.POST_NORM, "pre": kernel.PRE_NORM}
+MODELS = {"linear": fast_rule.LINEAR, "mlp": fast_rule.MLP, "swiglu": fast_rule.SWIGLU}
+LOSSES = {"squared": fast_rule.SQUARED, "dot": fast_rule.DOT, "huber": fast_rule.HUBER, "power": fast_rule.POWER}
+READS = {"during": fast_rule.DURING, "before": fast_rule.BEFORE, "after": fast_rule.AFTER}
+OUTPUTS = {"plain": fast_rule.PLAIN, "query": fast_rule.RESIDUAL_QUERY, "self": fast_rule.RESIDUAL_OUTPUT}
+WEIGHT_NORMS = {"none": fast_rule.NO_NORM, "post": fast_rule.POST_NORM, "pre": fast_rule.PRE_NORM}
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ class Operands:
         ln = x.norm or (np.ones((HV, V)), np.zeros((HV, V)))
         rule = {
             "model": MODELS[x.model],
-            "act": kernel.GELU if x.activation == "gelu" else kernel.SILU,
+            "act": fast_rule.GELU if x.activation == "gelu" else fast_rule.SILU,
             "loss": LOSSES[x.loss],
             "read": READS[x.read],
             "output": OUTPUTS[x.output],
@@ -90,7 +91,7 @@ class Operands:
 
 
 def codes(rule: Mapping[str, Any]) -> tuple[int, ...]:
-    return tuple(int(rule[name]) for name in kernel.RULE)
+    return tuple(int(rule[name]) for name in fast_rule.RULE)
 
 
 def harmonic(p: Problem) -> Array:
@@ -183,8 +184,8 @@ class Job:
             if slot in self.x.start and not np.array_equal(memory.view(slot), first.view(slot)):
                 untouched = 0.0
         lengths = np.empty(first.layers[0].shape[1]), np.empty(first.layers[2].shape[1]), np.array([untouched])
-        kernel.column_norms(first.layers[0], -1, lengths[0])
-        kernel.column_norms(first.layers[2], -1, lengths[1])
+        fast_steps.column_norms(first.layers[0], -1, lengths[0])
+        fast_steps.column_norms(first.layers[2], -1, lengths[1])
         return memory, lengths
 
     def go(self, n: int, h: int, chunks: Array, memory: Weights, lengths: tuple[Array, ...], o: Array) -> None:

@@ -60,11 +60,11 @@ def four(C, to, row, A, base, si, sk, panel, depth):
 
 
 @inline
-def one(C, to, A, base, sk, panel, depth):
-    """The same for one row."""
+def one(C, to, A, base, sk, panel, first, depth):
+    """The same for one row, from row `first` of the panel on."""
     L = panel.shape[1]
     c = load(C, to)
-    for k in range(depth):
+    for k in range(first, depth):
         c = fma(splat(at(A, base + k * sk)), load(panel, k * L), c)
     store(C, to, c)
 
@@ -107,8 +107,37 @@ def product(C, A, A_transposed, B, B_transposed, sign, panel):
             for i in range(whole, M):
                 base = i * si + top * sk
                 if width == L:
-                    one(C, i * N + left, A, base, sk, panel, depth)
+                    one(C, i * N + left, A, base, sk, panel, 0, depth)
                 else:
                     edge(C, i * N + left, N, 1, width, panel, False)
-                    one(panel, DEPTH * L, A, base, sk, panel, depth)
+                    one(panel, DEPTH * L, A, base, sk, panel, 0, depth)
                     edge(C, i * N + left, N, 1, width, panel, True)
+
+
+@part
+def lower_product(C, A, B, sign, panel):
+    """C += sign A B for a lower triangular A [n, n]. What lies above its diagonal is not read, nor does row j of B
+    reach an earlier row of C: not even as zero times NaN."""
+    called()
+    n, N = C.shape
+    L = panel.shape[1]
+    for top in range(0, n, DEPTH):
+        depth = min(DEPTH, n - top)
+        for left in range(0, N, L):
+            width = min(L, N - left)
+            pack(panel, B, 0, sign, top, depth, left, width)
+            for i in range(top, n, 4):
+                base = i * n + top
+                rows = min(4, n - i)
+                tile, to, row = C, i * N + left, N
+                if width < L:
+                    edge(C, i * N + left, N, rows, width, panel, False)
+                    tile, to, row = panel, DEPTH * L, L
+                common = 0
+                if rows == 4:
+                    common = min(depth, i + 1 - top)
+                    four(tile, to, row, A, base, n, 1, panel, common)
+                for r in range(rows):
+                    one(tile, to + r * row, A, base + r * n, 1, panel, common, min(depth, i + r + 1 - top))
+                if width < L:
+                    edge(C, i * N + left, N, rows, width, panel, True)

@@ -287,6 +287,19 @@ def test_a_mistake_is_named(mistake):
         assert word in said
 
 
+@pytest.mark.parametrize("name", ["ttt_linear", "ttt_mlp", "titans", "titans_mlp"])
+@pytest.mark.parametrize("at", [1, 5, 10])
+def test_nan_reaches_no_earlier_token_of_its_mini_batch(name, at):
+    """Tokens before it, of the same mini-batch too, have the bits they have without it; it and those after are NaN."""
+    x = dict(case(name, B=1, T=11, H=1, HV=1), chunk_size=11)
+    plain = solve(name, x)
+    v = x["v"].copy()
+    v[0, at, 0, 2] = np.nan
+    s = solve(name, x, v=v, allow_nonfinite=True)
+    assert s.o[:, :at].tobytes() == plain.o[:, :at].tobytes()
+    assert np.isnan(s.o[:, at:]).any(axis=-1).all()
+
+
 # ---- gradients, by complex step ----
 
 
