@@ -114,7 +114,7 @@ def gpu() -> str:
         from refengine.kernels.cuda import _device
     except UnavailableError as error:
         return str(error)
-    return _device.refusal() or _device.describe()[0]
+    return _device.refusal() or _device.name()
 
 
 def uses_svml() -> bool:

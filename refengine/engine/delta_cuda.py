@@ -64,13 +64,12 @@ class Job:
         self.here.bound = np.zeros((1, *self.here.bound.shape[1:]), self.here.dtype)
         self.segments = p.segments
         self.workers = threads or available_cores()
-        name, self.hopper = _device.describe()
         ratios = [self.here.heads // a.shape[2] for a in self.here.operands.arrays if a.shape[2] > 1]
         self.unit = lcm(*ratios)  # value heads that share key heads stay together
         self.span = SPAN
         self.notes: list[str] = []
         why = "the sequential recurrence is the definition's own order; bits as on the CPU"
-        self.plan = DevicePlan("recurrent", why, 1, 1, COLUMNS, len(list(self.tasks())), name, self.notes)
+        self.plan = DevicePlan("recurrent", why, 1, 1, COLUMNS, len(list(self.tasks())), _device.name(), self.notes)
 
     @property
     def work(self) -> int:
@@ -146,7 +145,7 @@ class Piece:
         micro, pre, erase, _ = self.here.rule
         a, b = self.here.operands.arrays[3], self.here.operands.arrays[5]
         wide, wide_b, kind = a.shape[3] > 1, b.shape[3] > 1, kind_of(self.here.dtype)
-        self.recur = kernel.recur(self.here.K, kind, micro, pre, erase, wide, wide_b, job.hopper)
+        self.recur = kernel.recur(self.here.K, kind, micro, pre, erase, wide, wide_b)
         self.follow = kernel.follow(kind, micro, pre, wide_b)
         self.grid = (-(-self.here.columns // COLUMNS), len(heads), len(sequences))
         self.enter()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -25,6 +26,7 @@ def refusal() -> str | None:
     try:
         nvvm.NVVM()
         nvrtc.get_supported_ccs()
+        import_module("cuda.bindings.nvjitlink").version()
     except Exception as error:  # whatever the loaders raise
         compiler = _first_line(error)
     try:
@@ -88,10 +90,9 @@ def to_host(x: Any) -> NDArray[Any]:
     return found
 
 
-def describe() -> tuple[str, bool]:
-    """The device's name, and whether it is a Hopper or younger."""
+def name() -> str:
+    """The device's name."""
     if SIMULATED:
-        return "a simulated device", True
-    device: Any = cuda.get_current_device()
-    name = device.name
-    return name.decode() if isinstance(name, bytes) else str(name), device.compute_capability >= (9, 0)
+        return "a simulated device"
+    found: Any = cuda.get_current_device().name
+    return found.decode() if isinstance(found, bytes) else str(found)

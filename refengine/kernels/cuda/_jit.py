@@ -30,6 +30,7 @@ LANES = 4  # threads of one value column, a segment of rows each
 COLUMNS = 4 if SIMULATED else 32  # value columns of one block; a simulated thread is a Python thread
 ALIGNMENT = None if SIMULATED else 16  # bytes, of a shared array; the simulator knows none
 EVERY_LANE = 0xFFFFFFFF
+small: Any = np.int32  # of counters within a block: numba's own take two registers each
 
 
 def kind_of(dtype: np.dtype[Any]) -> Any:
@@ -38,8 +39,9 @@ def kind_of(dtype: np.dtype[Any]) -> Any:
 
 
 def jit(threads: int, blocks: int) -> Callable[[Callable[..., Any]], Any]:
-    """Compile a kernel for blocks of `threads`, of which `blocks` or more shall fit one multiprocessor."""
-    return cuda.jit if SIMULATED else cuda.jit(launch_bounds=(threads, blocks))  # type: ignore[no-any-return]
+    """Compile a kernel for blocks of `threads`, of which `blocks` or more shall fit one multiprocessor. It is optimised
+    when it is linked: linked from finished code, a shuffle is a call on what is older than Hopper, and spills."""
+    return cuda.jit if SIMULATED else cuda.jit(launch_bounds=(threads, blocks), lto=True)  # type: ignore[no-any-return]
 
 
 def ready(kernel: Any, grid: tuple[int, int, int], threads: int, stream: Any) -> Any:
@@ -148,5 +150,6 @@ __all__ = [
     "product",
     "ready",
     "shfl_xor_sync",
+    "small",
     "sqrt",
 ]

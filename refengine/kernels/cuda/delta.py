@@ -21,7 +21,21 @@ from functools import cache
 from typing import Any
 
 from .. import delta as cpu
-from ._jit import ALIGNMENT, COLUMNS, EVERY_LANE, LANES, cuda, fma, jit, maximum, minimum, product, shfl_xor_sync, sqrt
+from ._jit import (
+    ALIGNMENT,
+    COLUMNS,
+    EVERY_LANE,
+    LANES,
+    cuda,
+    fma,
+    jit,
+    maximum,
+    minimum,
+    product,
+    shfl_xor_sync,
+    small,
+    sqrt,
+)
 
 SHARED = 48 * 1024  # bytes of shared memory that a block may take without asking
 REGISTERS = 64 * 1024  # of one multiprocessor, 32 bits each
@@ -44,15 +58,21 @@ def pitch(K: int, size: int) -> int:
     return -(-segment(K) // piece) * piece + piece
 
 
+def beside(rows: int, size: int) -> int:
+    """Blocks to ask one multiprocessor to hold: several hide the latency of one chain, and asking for so many caps the
+    registers of each thread, of which it needs those of its `rows` and some for the rest."""
+    return max(1, REGISTERS // (LANES * 32) // (rows * size // 4 + (64 if size == 4 else 104)))
+
+
 @cache
-def recur(K: int, kind: Any, micro: int, pre: bool, erase: int, wide: bool, wide_b: bool, hopper: bool) -> Any:
+def recur(K: int, kind: Any, micro: int, pre: bool, erase: int, wide: bool, wide_b: bool) -> Any:
     """The recurrence of K rows in `kind`; `wide`: each row has its own decay, `wide_b`: each column its own step.
 
     S~ = diag(a) S,  p = e . S~ (or e . S),  d = b (v - p),  S' = S~ + k d,  o = scale q . S'
 
     Grid (ceil(V / COLUMNS), HV, N), blocks of LANES * COLUMNS threads. q [B, T, Hq, K]; k, e [B, M, H, K]; a [B, M,
     Ha, K or 1]; v [B, M, HV, V]; b [B, M, HV, V or 1] in; state carried on; o [B, T, HV, V]; miss (v - p) and d [B, M,
-    HV, V]; squares [refreshes, HV, V] out. `hopper`: compiled for that generation or a younger one.
+    HV, V]; squares [refreshes, HV, V] out.
     """
     size = kind.bitwidth // 8
     m = segment(K)
@@ -70,29 +90,27 @@ def recur(K: int, kind: Any, micro: int, pre: bool, erase: int, wide: bool, wide
     bs, os, norms, line = vs + COLUMNS, vs + 2 * COLUMNS, vs + 3 * COLUMNS, vs + 4 * COLUMNS
     depth = min(16, SHARED // (line * size))
     zero = kind(0)
-    # Several blocks on a multiprocessor hide the latency of one chain; asking for so many caps the registers of each.
-    beside = (96 if own else 64) if hopper else 128
-    beside = beside if size == 4 else 104 if hopper else 176
-    fit = max(1, REGISTERS // (LANES * 32) // (m * size // 4 + beside))
 
-    @jit(threads, fit)
+    @jit(threads, beside(m, size))
     def kernel(q, k, e, a, v, b, scale, columns, where, step, span, state, o, miss, d_all, squares):
         x = cuda.shared.array((depth, line), kind, alignment=ALIGNMENT)
         S = cuda.local.array(m, kind)
         thread = cuda.threadIdx.x
-        lane = thread & 3
-        column = thread >> 2
-        mine = lane * gap
+        lane = small(thread & 3)
+        column = small(thread >> 2)
+        mine = small(lane * gap)
         rows = min(m, K - lane * m)
-        first = cuda.blockIdx.x * COLUMNS
+        first = small(cuda.blockIdx.x * COLUMNS)
         h = cuda.blockIdx.y
         n = cuda.blockIdx.z
         V = columns
         for i in range(m):
             S[i] = state[n, h, min(first + column, V - 1), lane * m + i]
-        for start in range(span[n, BEGIN], span[n, END], depth):
+        went = small(0)
+        while went < span[n, END] - span[n, BEGIN]:
             # Read afresh each time: kept, the many offsets would take the registers that the state needs.
-            count = min(depth, span[n, END] - start)
+            start = span[n, BEGIN] + went
+            count = small(min(depth, span[n, END] - start))
             at_q = where[n, h, Q] + start // micro * step[Q]
             at_k = where[n, h, KEY] + start * step[KEY]
             at_e = where[n, h, E] + start * step[E]
@@ -120,19 +138,17 @@ def recur(K: int, kind: Any, micro: int, pre: bool, erase: int, wide: bool, wide
                 for t in range(thread, count, threads):
                     x[t, gs] = a[at_a + t * step[A]]
             cuda.syncthreads()
-            refresh = -(span[n, BEFORE] + start - span[n, BEGIN]) % REFRESH
+            refresh = small(-(span[n, BEFORE] + went) % REFRESH)
             for t in range(count):
                 p = zero
                 for i in range(m):
                     if i < full or i < rows:
-                        g = x[t, gs + mine + i] if wide else x[t, gs]
-                        w = zero if none else x[t, es + mine + i]
-                        if pre:
-                            p = fma(w, S[i], p)
-                            S[i] = g * S[i]
-                        else:
-                            S[i] = g * S[i]
-                            p = fma(w, S[i], p)
+                        if not pre:
+                            S[i] = (x[t, gs + mine + i] if wide else x[t, gs]) * S[i]
+                        p = fma(zero if none else x[t, es + mine + i], S[i], p)
+                for i in range(m if pre else 0):
+                    if i < full or i < rows:
+                        S[i] = (x[t, gs + mine + i] if wide else x[t, gs]) * S[i]
                 p = p + shfl_xor_sync(EVERY_LANE, p, 1)
                 p = p + shfl_xor_sync(EVERY_LANE, p, 2)
                 if t == refresh:
@@ -158,7 +174,8 @@ def recur(K: int, kind: Any, micro: int, pre: bool, erase: int, wide: bool, wide
                     x[t, bs + column] = d
                     x[t, os + column] = scale * r
             cuda.syncthreads()
-            since = span[n, BEFORE] + start - span[n, BEGIN]
+            start = span[n, BEGIN] + went
+            since = span[n, BEFORE] + went
             at_v = where[n, h, D] + start * step[D]
             at_o = where[n, h, O] + start // micro * step[O]
             for c in range(thread, count * COLUMNS, threads):
@@ -173,6 +190,7 @@ def recur(K: int, kind: Any, micro: int, pre: bool, erase: int, wide: bool, wide
                     if t == refresh:
                         squares[span[n, REFRESHED] + (since + REFRESH - 1) // REFRESH, h, j] = x[t, norms + i]
             cuda.syncthreads()
+            went = small(went + count)
         if first + column < V:
             for i in range(m):
                 if i < full or i < rows:
