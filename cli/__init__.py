@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from refengine import __version__
-from refengine.errors import GrowingGateWarning, RefengineError, nearest
+from refengine.errors import InputWarning, RefengineError, nearest
 
 COMMANDS = {
     "solve": "The exact outputs of a file's problem, with a bound on how wrong they can be.",
@@ -67,13 +67,13 @@ def spoken_warnings() -> Iterator[None]:
         usual = warnings.showwarning
 
         def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
-            if issubclass(category, GrowingGateWarning):
+            if issubclass(category, InputWarning):
                 click.echo(f"Warning: {message}", err=True)
             else:
                 usual(message, category, *where, **more)
 
         warnings.showwarning = show
-        warnings.simplefilter("always", GrowingGateWarning)
+        warnings.simplefilter("always", InputWarning)
         yield
 
 

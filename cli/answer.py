@@ -20,11 +20,18 @@ from refengine.io import tensorfile
 from .question import CONVS, Question
 
 SPELLED = ("gate", "beta", *CONVS)  # what info says in words
+OTHER_FORMATS = (".npz", ".npy", ".pt", ".pth", ".json", ".csv", ".gguf")  # which it would not be, whatever its name
 NOT_KEPT = ("device",)  # where it ran changes no bit
 
 
 def check_target(target: Path, source: Path) -> None:
     """Refuse, before any work is done, what could not be written after it."""
+    if str(target) == "-":
+        raise FileError("-o - is no place: the answer is a safetensors file, not a stream.")
+    if target.suffix in OTHER_FORMATS:
+        raise FileError(
+            f"{target}: the answer is a safetensors file; call it {target.with_suffix('.safetensors').name}."
+        )
     if target.is_dir():
         raise FileError(f"{target}: is a folder; -o takes a file.")
     if target.exists():
@@ -147,10 +154,14 @@ class Quality:
 
 
 def qualities(solution: Solution) -> dict[str, dict[str, Any]]:
-    """How wrong each output of a solution can be."""
-    found = {}
+    """How wrong each output of a solution can be; of states on the way and of the pairing, their shapes alone."""
+    found: dict[str, dict[str, Any]] = {}
     for name, values in {"o": solution.o, **solution.finals}.items():
         quality = Quality()
         quality.add(solution, name)
         found[name] = quality.found(values.shape, values.dtype)
-    return found
+    return found | {
+        name: {"shape": list(x.shape), "dtype": str(x.dtype)}
+        for name, x in tensors_of(solution).items()
+        if name.startswith(("states", "pairing_state"))
+    }

@@ -14,6 +14,7 @@ from refengine.errors import InputError, nearest
 from refengine.spec import Op, Option
 
 CONVS = ("conv_q", "conv_k", "conv_v")
+PAIRED = ("query", "key", "value")  # the roles whose convolutions these are
 CONV_PARTS = ("weight", "bias", "state")
 GATE_PARTS = ("a", "A_log", "dt_bias")
 SCALE_IS_DEFAULT = "K^-1/2"  # how a solution spells the scale that most ops have by default
@@ -121,9 +122,13 @@ def from_assignments(assignments: Iterable[str]) -> dict[str, Any]:
 
 def tensor_names(op: Op) -> list[str]:
     """Every tensor a file may hold for this op."""
-    names = [t.name for t in op.inputs] + [*state_names(op), "cu_seqlens", "beta_logits"]
-    names += [f"gate.{part}" for part in GATE_PARTS] + [f"{conv}.{part}" for conv in CONVS for part in CONV_PARTS]
-    return names + [f"pairing_state.{t.name}" for t in op.inputs if t.role in ("query", "key", "value")]
+    names = [t.name for t in op.inputs] + [*state_names(op), "cu_seqlens"]
+    names += ["beta_logits"] * ("beta" in names)
+    names += [f"gate.{part}" for part in GATE_PARTS] * (len(op.role("decay")) == 1)
+    names += [
+        f"{conv}.{part}" for role, conv in zip(PAIRED, CONVS, strict=True) if op.role(role) for part in CONV_PARTS
+    ]
+    return names + [f"pairing_state.{t.name}" for role in PAIRED for t in op.role(role)]
 
 
 def state_names(op: Op) -> list[str]:

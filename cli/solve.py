@@ -166,10 +166,11 @@ def report(
         click.echo(json.dumps(found, allow_nan=False, default=str))
         return
     click.echo(str(goal))
+    width = max(map(len, (*outputs, *gradients)))
     for name, q in outputs.items():
-        click.echo(f"  {name:11}  {q['shape']} {q['dtype']}, {bound_text(q)}")
+        click.echo(f"  {name:{width}}  {q['shape']} {q['dtype']}{bound_text(q)}")
     for name, x in gradients.items():
-        click.echo(f"  {name:11}  {list(x.shape)} {x.dtype}")
+        click.echo(f"  {name:{width}}  {list(x.shape)} {x.dtype}")
     if "correctly_rounded" in info:
         counted = info["correctly_rounded"]
         click.echo(f"  {counted['proved']} of {counted['proved'] + counted['not_proved']} proved correctly rounded")
@@ -179,7 +180,9 @@ def report(
 
 def bound_text(q: dict[str, Any]) -> str:
     """How wrong an output can be, in words."""
+    if "bound" not in q:
+        return ""
     if q["rows_without_bound"]:
-        return f"no finite bound in {q['rows_without_bound']} of {q['rows']} rows"
+        return f", no finite bound in {q['rows_without_bound']} of {q['rows']} rows"
     relative = "" if q["bound_relative"] is None else f" ({q['bound_relative']:.1e} of the largest)"
-    return f"off by at most {q['bound']:.1e}{relative}"
+    return f", off by at most {q['bound']:.1e}{relative}"

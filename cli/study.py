@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from refengine import study
-from refengine.errors import FileError
+from refengine.errors import FileError, InputError
 from refengine.study import Outcome, plots
 from refengine.study.claim import FAILS, HOLDS, LIMITED, Claim, Figure, Table
 from refengine.study.lab import Lab
@@ -53,8 +53,10 @@ def command(
       refengine study --plot plots
     """
     clock = time.perf_counter()
+    if as_json and markdown:
+        raise InputError("--json and --markdown are both given; print one or the other.")
     wanted = study.chosen(claims)
-    target = None if folder is None else place(folder)
+    target = None if folder is None else place(folder, wanted)
     reads = path is not None or words or any(claim.reads_text for claim in wanted)
     text = load(path, "words" if words else "characters", scale) if reads else None
     found: list[Outcome] = []
@@ -110,9 +112,12 @@ class Progress:
         self.bar.__exit__(*error)
 
 
-def place(folder: str) -> Path:
+def place(folder: str, wanted: list[Claim]) -> Path:
     """Where the plots go; refused before any work is done."""
     plots.available()
+    if not any(claim.name in plots.DRAWN for claim in wanted):
+        known = ", ".join(plots.DRAWN)
+        raise InputError(f"--plot draws nothing of {', '.join(claim.name for claim in wanted)}; it draws {known}.")
     target = Path(folder)
     try:
         target.mkdir(parents=True, exist_ok=True)
@@ -195,7 +200,7 @@ def summary(found: list[Outcome], text: Text | None, seconds: float) -> str:
     if text is not None:
         rest = f", {text.rest:.0%} of them beyond the most frequent {text.size - 1}" if text.rest else ""
         lines.append(f"Text: {text.source}, {len(text.ids)} {text.unit} of {text.size} kinds{rest}.")
-    return "\n".join([*lines, f"{len(found)} claims in {seconds:.0f} s."])
+    return "\n".join([*lines, f"{len(found)} claim{'s' * (len(found) != 1)} in {seconds:.0f} s."])
 
 
 def in_markdown(table: Table) -> str:

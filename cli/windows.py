@@ -170,12 +170,16 @@ def solve(
         except KeyboardInterrupt:
             if run.memory.is_file():
                 click.echo(f"{goal}.partial holds the answer so far; solve again with --resume to go on.", err=True)
+            else:
+                run.forget()  # so early that there is nothing to go on from
             raise
     assert run.draft is not None
     run.draft.finish()
     run.forget()
     outputs = {"o": run.qualities["o"].found(run.draft.shapes["o"].shape, solution.o.dtype)}
     outputs |= {name: q for name, q in answer.qualities(solution).items() if name != "o"}
+    if run.stops:
+        outputs["states"] = {"shape": list(run.draft.shapes["states"].shape), "dtype": str(solution.o.dtype)}
     info = {**solution.info, "seconds": time.perf_counter() - clock, "windows": len(cuts) - 1, "states_at": run.stops}
     info["plan"] = (*info["plan"], f"{len(cuts) - 1} windows of tokens, the states carried")
     return outputs, info

@@ -14,7 +14,15 @@ if TYPE_CHECKING:
     from .engine.gradient import Gradient, grad
     from .engine.solution import Solution
     from .engine.solve import solve
-    from .errors import AdapterError, FileError, GrowingGateWarning, InputError, RefengineError, UnavailableError
+    from .errors import (
+        AdapterError,
+        FileError,
+        GrowingGateWarning,
+        InputError,
+        RefengineError,
+        StepSizeWarning,
+        UnavailableError,
+    )
     from .frontend.gates import Gate
     from .frontend.norm import L2Norm
     from .frontend.pairing import Conv
@@ -36,6 +44,7 @@ _HOME = {
     "FileError": ".errors",
     "UnavailableError": ".errors",
     "GrowingGateWarning": ".errors",
+    "StepSizeWarning": ".errors",
     "AdapterError": ".errors",
 }
 __all__ = [
@@ -49,6 +58,7 @@ __all__ = [
     "L2Norm",
     "RefengineError",
     "Solution",
+    "StepSizeWarning",
     "UnavailableError",
     "Verdict",
     "grad",

@@ -32,8 +32,16 @@ class AdapterError(RefengineError, RuntimeError):
     """A candidate could not be run, or gave nothing that can be judged; its own words are in the sentence."""
 
 
-class GrowingGateWarning(UserWarning):
-    """A positive log gate: legal, but the state grows."""
+class InputWarning(UserWarning):
+    """An input that is legal, and seldom meant."""
+
+
+class GrowingGateWarning(InputWarning):
+    """A positive log gate: the state grows."""
+
+
+class StepSizeWarning(InputWarning):
+    """A step below 0 or above 2: away from the value, whatever the key; often logits given as beta."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -26,9 +26,9 @@ class Tensor:
     axes: tuple[str, ...]
     doc: str
     required: bool = True
-    role: str = (
-        ""  # "query", "key", "value": what pairing and l2norm act on; "decay": a log gate, which grows if positive
-    )
+    # "query", "key", "value": what pairing and l2norm act on; "decay": a log gate, which grows if positive; "step": of
+    # a delta rule, within 0 and 2
+    role: str = ""
     integer: bool = False
 
     def layout(self, rank: int) -> tuple[str, ...] | None:

@@ -75,7 +75,9 @@ def fit(name: str, array: NDArray[Any], shape: tuple[int, ...], meaning: str) ->
     ):
         array = array.reshape(shape)
     if array.shape != shape:
-        raise InputError(f"{name} has shape {shape_text(array)}; it is {meaning} = {list(shape)}.")
+        axes = [i for i, n in enumerate(shape) if array.ndim == len(shape) and array.shape[i] != n]
+        first = f", {array.shape[axes[0]]} on axis {axes[0]} where {shape[axes[0]]} belong" if axes else ""
+        raise InputError(f"{name} has shape {shape_text(array)}{first}; it is {meaning} = {list(shape)}.")
     return np.ascontiguousarray(array, dtype=np.float64)
 
 

@@ -30,7 +30,7 @@ def number_system(name: str) -> Embed:
     try:
         from flint import arb
     except ImportError:
-        raise UnavailableError("Balls need python-flint; install refengine[certify].") from None
+        raise UnavailableError("Balls need python-flint: python -m pip install python-flint.") from None
     each = np.frompyfunc(lambda x: arb(float(x)), 1, 1)
     return lambda x: np.asarray(each(np.asarray(x, dtype=np.float64)), dtype=object)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from math import prod
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import ops
-from ..errors import GrowingGateWarning, InputError, nearest
+from ..errors import GrowingGateWarning, InputError, StepSizeWarning, nearest
 from ..frontend.gates import Gate
 from ..frontend.norm import L2Norm
 from ..frontend.pairing import Conv, Paired, Segment
@@ -195,7 +195,8 @@ def take(op: Op, given: Mapping[str, Any], implied: set[str], allow_nonfinite: b
     names = [t.name for t in op.inputs]
     for name in given:
         if name not in names:
-            raise InputError(f"{op.name} takes no {name!r}{nearest(name, names)}.")
+            known = [*names, *op.options, *(f.name for f in fields(Asked))]
+            raise InputError(f"{op.name} takes no {name!r}{nearest(name, known)}.")
     tensors = {
         t.name: integers(t.name, given[t.name]) if t.integer else floats(t.name, given[t.name], allow_nonfinite)
         for t in op.inputs
@@ -261,16 +262,24 @@ def pairing(
     return rules
 
 
-def warn_of_growth(op: Op, tensors: Mapping[str, NDArray[Any]]) -> None:
+def warn(op: Op, tensors: Mapping[str, NDArray[Any]]) -> None:
+    """Say what is legal and seldom meant."""
+
+    def say(said: str, x: NDArray[Any], entry: Any, category: type[Warning]) -> None:
+        at = np.unravel_index(entry, x.shape)
+        place = ", ".join(str(int(i)) for i in at)
+        warnings.warn(said.format(number=f"{float(x[at]):.3g} at [{place}]"), category, stacklevel=5)
+
     for tensor in op.role("decay"):
         g = tensors.get(tensor.name)
         if g is not None and g.size and np.nanmax(g) > 0:
-            at = ", ".join(str(int(i)) for i in np.unravel_index(np.nanargmax(g), g.shape))
-            warnings.warn(
-                f"{tensor.name} is positive, {float(np.nanmax(g)):.3g} at [{at}]: legal, but the state grows there.",
-                GrowingGateWarning,
-                stacklevel=4,
-            )
+            said = f"{tensor.name} is positive, {{number}}: legal, but the state grows there."
+            say(said, g, np.nanargmax(g), GrowingGateWarning)
+    for tensor in op.role("step"):
+        beta = tensors.get(tensor.name)
+        if beta is not None and beta.size and not (np.nanmin(beta) >= 0 and np.nanmax(beta) <= 2):
+            said = f"{tensor.name} is {{number}}: legal, but a step is within 0 and 2; logits are given as beta_logits."
+            say(said, beta, np.nanargmax(np.abs(beta - 1)), StepSizeWarning)
 
 
 def raw_gate(gate: Gate | Any, op: Op, allow_nonfinite: bool) -> Gate:
@@ -334,7 +343,7 @@ def build(op: str, given: Mapping[str, Any], asked: Asked) -> Problem:
     given_states = [x for x in initial if x is not None]
     # A state has K numbers for each of a token's V: no problem with a token and K up to 1024 is refused.
     room("The states", numbers, [*measured.values(), *given_states], times=4096)
-    warn_of_growth(spec, tensors)
+    warn(spec, tensors)
     return Problem(
         op=spec,
         tensors=tensors,

@@ -40,7 +40,7 @@ class Cotangents:
     plans: tuple[Plan, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Solution:
     """What `solve` returns; NumPy arrays, float64 (float32 where precision="float32").
 
@@ -74,3 +74,8 @@ class Solution:
     def worst(self, name: str = "o") -> float:
         """The largest bound of an output."""
         return float(self.bound[name].max(initial=0.0))
+
+    def __repr__(self) -> str:
+        found = {"o": self.o, **self.finals}
+        said = [f"{n} {list(x.shape)} {x.dtype} off by at most {self.worst(n):.1e}" for n, x in found.items()]
+        return f"<Solution of {self.info.get('op')}: {'; '.join(said)} ({self.info.get('certificate')})>"

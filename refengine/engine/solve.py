@@ -104,6 +104,8 @@ def solve(
     -----
     refengine.GrowingGateWarning
         A log gate is positive.
+    refengine.StepSizeWarning
+        A step (beta of a delta rule) is below 0 or above 2.
     """
     asked = Asked(
         scale=scale,

@@ -8,7 +8,7 @@ from dataclasses import fields, replace
 from itertools import pairwise
 from typing import Any
 
-from ..errors import GrowingGateWarning, InputError
+from ..errors import InputError, InputWarning
 from ..frontend.gates import Gate
 from ..spec import Op
 from .carry import Carry
@@ -90,7 +90,7 @@ class Stream:
             try:
                 with warnings.catch_warnings():
                     if t0 > cuts[0]:
-                        warnings.simplefilter("ignore", GrowingGateWarning)  # said once
+                        warnings.simplefilter("ignore", InputWarning)  # said once
                     solution = execute(build(self.op.name, tensors, asked), threads, progress, carry)
             except InputError as error:
                 raise InputError(f"In tokens {t0} to {t1}, counted from there: {error}") from error

@@ -25,7 +25,7 @@ def library() -> Any:
     try:
         import flint
     except ImportError:
-        raise UnavailableError("Goldens are certified by balls; install refengine[certify].") from None
+        raise UnavailableError("Goldens are certified by balls: python -m pip install python-flint.") from None
     return flint
 
 

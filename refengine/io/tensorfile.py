@@ -48,6 +48,8 @@ _CODES = {dtype: code for code, dtype in _DTYPES.items()}
 _METADATA = "__metadata__"
 _HEADER_LIMIT = 100_000_000  # bytes of JSON; the limit of the format's own library
 _ZIP_MAGIC = (b"PK\3\4", b"PK\5\6")  # with members, and without
+_NPY_MAGIC = b"\x93NUMPY"
+_TEXT = frozenset(b"\t\n\r") | frozenset(range(32, 127))
 _NPY_HEADER_LIMIT = 2048  # bytes; 64 axes need fewer
 _DEFLATE_LIMIT = 1100  # deflate shrinks by 1032 at most
 _say = reprlib.Repr()  # what a file says may be long: these cut it for a sentence
@@ -173,11 +175,18 @@ def _writing(path: str) -> Iterator[None]:
 
 def _read_safetensors(file: BinaryIO) -> tuple[dict[str, NDArray[Any]], object]:
     size = os.fstat(file.fileno()).st_size
+    if size == 0:
+        raise FileError("is empty (0 bytes)")
     if size < 8:
         raise FileError(f"has {size} bytes, but a safetensors file starts with 8 that give its header's length")
     data = np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
-    length = int.from_bytes(data[:8].tobytes(), "little")
+    start = data[:8].tobytes()
+    if start.startswith(_NPY_MAGIC):
+        raise FileError("is one array without a name (.npy); tensors by name are a .safetensors or .npz file")
+    length = int.from_bytes(start, "little")
     if length > (room := min(size - 8, _HEADER_LIMIT)):
+        if all(byte in _TEXT for byte in start):
+            raise FileError(f"is no safetensors or .npz file: it starts with {start.decode('ascii')!r}")
         raise FileError(f"claims a header of {length} bytes, but at most {room} are possible in a file of {size} bytes")
     header = _parse(data[8 : 8 + length].tobytes())
     metadata, body = header.pop(_METADATA, {}), data[8 + length :]

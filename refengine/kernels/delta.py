@@ -474,7 +474,10 @@ def prepare(place, heads, q, k, e, a, dq, dk, de, da, dv, db, x, lines, slots, s
     for j in range(W):
         t = start + j
         widen(k, batch, t, hk, lines, new)
-        widen(a, batch, t, ha, lines, 4)
+        if wide:
+            widen(a, batch, t, ha, lines, 4)
+        else:
+            put(lines, 4 * P, at(a, offset(a, batch, t, ha)))
         for i in range(a.shape[3], P if wide else 0):
             put(lines, 4 * P + i, at(lines, 4 * P))
         if erase == ERASE:

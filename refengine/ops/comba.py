@@ -49,7 +49,7 @@ OP = Op(
         Tensor("v", ("B T HV V",), "values", role="value"),
         Tensor("p", ("B T H K",), "keys that predict; k if absent", required=False, role="key"),
         Tensor("g", ("B T HV",), "log decay (natural logarithm, at most 0)", role="decay"),
-        Tensor("beta", ("B T HV", "B T HV V"), "step, in (0, 1); in (0, 2) for iplr"),
+        Tensor("beta", ("B T HV", "B T HV V"), "step, in (0, 1); in (0, 2) for iplr", role="step"),
         Tensor("d", ("HV",), "correction of the query: q - d p, after any norm; none if absent", required=False),
     ),
     step=step,

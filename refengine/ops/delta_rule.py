@@ -35,7 +35,7 @@ OP = Op(
         Tensor("q", ("B T H K",), "queries", role="query"),
         Tensor("k", ("B T H K",), "keys", role="key"),
         Tensor("v", ("B T HV V",), "values", role="value"),
-        Tensor("beta", ("B T HV", "B T HV V"), "step, in (0, 1), or in (0, 2) with negative eigenvalues"),
+        Tensor("beta", ("B T HV", "B T HV V"), "step, in (0, 1), or in (0, 2) with negative eigenvalues", role="step"),
     ),
     step=step,
     lower=lower,

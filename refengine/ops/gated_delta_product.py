@@ -43,7 +43,7 @@ OP = Op(
         Tensor("k", ("B T*n H K",), "keys, the n of a token side by side", role="key"),
         Tensor("v", ("B T*n HV V",), "values, as the keys", role="value"),
         Tensor("g", ("B T HV",), "log decay (natural logarithm); none if absent", required=False, role="decay"),
-        Tensor("beta", ("B T*n HV", "B T*n HV V"), "steps, in (0, 2); at 2 with unit keys a reflection"),
+        Tensor("beta", ("B T*n HV", "B T*n HV V"), "steps, in (0, 2); at 2 with unit keys a reflection", role="step"),
     ),
     step=step,
     lower=lower,

@@ -39,7 +39,7 @@ OP = Op(
         Tensor("k", ("B T H K",), "keys", role="key"),
         Tensor("v", ("B T HV V",), "values", role="value"),
         Tensor("g", ("B T HV",), "log decay (natural logarithm, at most 0)", role="decay"),
-        Tensor("beta", ("B T HV", "B T HV V"), "step, in (0, 1), or in (0, 2) with negative eigenvalues"),
+        Tensor("beta", ("B T HV", "B T HV V"), "step, in (0, 1), or in (0, 2) with negative eigenvalues", role="step"),
     ),
     step=step,
     lower=lower,

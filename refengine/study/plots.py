@@ -38,7 +38,7 @@ def available() -> None:
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:
-        raise UnavailableError('Plots need matplotlib: python -m pip install "refengine[plot]".') from error
+        raise UnavailableError("Plots need matplotlib: python -m pip install matplotlib.") from error
 
 
 def canvas(width: float = 10, height: float = 6) -> tuple[Figure, Axes]:

@@ -16,7 +16,7 @@ from ..io import text as file
 UNITS = ("characters", "words")
 LENGTH = 12_000  # tokens at scale 1
 VOCABULARY = 128  # tokens with a name of their own, the rest's included
-LEAST = 64  # tokens below which no figure means anything
+LEAST = 1000  # tokens below which chance is larger than what is to be seen
 WORD = re.compile(r"\w+|[^\w\s]")
 SPACE = re.compile(r"\s+")
 READ = {"characters": 4, "words": 32}  # characters to read for each token that is wanted
@@ -51,6 +51,8 @@ def load(path: str | os.PathLike[str] | None = None, unit: str = "characters", s
     else:
         source, content = os.fsdecode(path), file.read(path, characters)
     tokens = list(SPACE.sub(" ", content).strip()) if unit == "characters" else WORD.findall(content)
+    if len(tokens) < LEAST:
+        raise InputError(f"{source}: has {len(tokens)} of the {LEAST} {unit} that the study needs at least.")
     return tokenised(source, unit, tokens[:length])
 
 
@@ -65,8 +67,6 @@ def shipped() -> str:
 
 def tokenised(source: str, unit: str, tokens: list[str]) -> Text:
     """Number the tokens."""
-    if len(tokens) < LEAST:
-        raise InputError(f"{source}: has {len(tokens)} {unit}; the study needs at least {LEAST}.")
     early, all_kinds = Counter(tokens[: len(tokens) // 2]), sorted(set(tokens))
     if len(all_kinds) == 1:
         raise InputError(

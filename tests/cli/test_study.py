@@ -84,11 +84,11 @@ def test_the_readme_has_these_very_tables(bench, arguments, monkeypatch):
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (b"", "has 0 characters; the study needs at least 64"),
-        (b"x", "has 1 characters"),
+        (b"", "has 0 of the 1000 characters"),
+        (b"x", "has 1 of the 1000 characters"),
         (b"\x7fELF\x02\x01\x01\x00" + bytes(60), "byte 7 is NUL"),
         (b"\xff\xfe" + b"text" * 100, "is not UTF-8 text: byte 0 is 0xff"),
-        (b"a" * 100, "all of them 'a'"),
+        (b"a" * 1000, "all of them 'a'"),
     ],
 )
 def test_a_file_that_is_no_text_is_refused(bench, tmp_path, content, says):
@@ -103,4 +103,8 @@ def test_other_mistakes(bench, tmp_path, prose):
     bench.refused("study", "bigrams", says=["no claim 'bigrams'", "did you mean 'bigram'"])
     bench.refused("study", "C12", says=["no claim 'C12'"])
     bench.refused("study", "--scale", "0", says=["--scale", "0 is not in the range"])
-    bench.refused("study", "identity", "--plot", prose, says=["prose.txt", "is no folder"])
+    bench.refused("study", "context", "--plot", prose, says=["prose.txt", "is no folder"])
+    says = ["draws nothing of identity", "collapse, context"]
+    bench.refused("study", "identity", "--plot", tmp_path / "new", says=says)
+    assert not (tmp_path / "new").exists()
+    bench.refused("study", "identity", "--json", "--markdown", says=["--json and --markdown are both given"])

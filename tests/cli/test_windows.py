@@ -66,6 +66,18 @@ def test_a_killed_run_goes_on(bench):
     assert not memory.exists() and not (bench.folder / "out.safetensors.partial").exists()
 
 
+def test_interrupted_early_it_leaves_nothing(bench):
+    source = long_problem(bench, 200_000)
+    ask = [*COMMAND, "solve", str(source), "-o", str(bench.out), "--window", "500"]
+    process = subprocess.Popen(ask, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    partial = bench.folder / "out.safetensors.partial"
+    while not partial.exists() and process.poll() is None:
+        time.sleep(0.001)
+    process.send_signal(signal.SIGINT)
+    assert process.communicate()[1] == "Interrupted.\n"
+    assert [p.name for p in bench.folder.iterdir()] == [source.name]
+
+
 def test_nothing_to_resume(bench):
     bench.refused_file(bench.file(), "--resume", says=["nothing to resume", "out.safetensors.resume"])
 

@@ -45,6 +45,12 @@ BAD = {
         "3",
     ),
     "unknown input": (lambda x: dict(bta=x["beta"]), "bta", "beta"),
+    "a setting misspelled": (lambda x: dict(key_shft=1), "key_shft", "did you mean 'key_shift'?"),
+    "gate of too few heads": (
+        lambda x: dict(g=None, gate=refengine.Gate(x["g"], np.zeros(3))),
+        "gate.A_log",
+        "3 on axis 0 where 4 belong",
+    ),
     "unknown precision": (lambda x: dict(precision="float16"), "float16", "float64"),
     "unknown convention": (lambda x: dict(convention="fla"), "fla", "default"),
     "state beyond the end": (lambda x: dict(states_at=[6]), "states_at", "6", "5"),
@@ -77,6 +83,19 @@ def test_a_growing_gate_is_told():
     x["g"][1, 3, 2] = 0.25
     with pytest.warns(refengine.GrowingGateWarning, match=r"g is positive, 0.25 at \[1, 3, 2\]"):
         refengine.solve(GDN, **x)
+
+
+@pytest.mark.parametrize("beta", [-0.5, 2.25])
+def test_a_step_out_of_range_is_told(beta):
+    x = case(GDN, T=5)
+    x["beta"][1, 3, 2] = beta
+    with pytest.warns(refengine.StepSizeWarning, match=rf"beta is {beta} at \[1, 3, 2\]"):
+        refengine.solve(GDN, **x)
+
+
+def test_a_solution_prints_as_one_line():
+    said = repr(refengine.solve(GDN, **case(GDN, T=5)))
+    assert "\n" not in said and said.startswith("<Solution of gated_delta_rule: o [2, 5, 4, 7] float64 off by at most ")
 
 
 def test_what_is_not_finite_has_no_bound_and_stays_where_it_is():
