@@ -77,6 +77,7 @@ def check(folder: str | None, quick: bool, jobs: int, as_json: bool) -> None:
     again has the same bits.
 
     Exit 0: all of that. 4: corrupt or stale. 1: made again it has other numbers. 5: fewer cases than it promises.
+    2: there is no suite at that path.
     """
     with Bar("golden check") as bar:
         findings, said = files.check(Path(folder) if folder else goldens("core"), not quick, jobs, bar)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -20,6 +20,13 @@ from .solution import Answer
 
 Array = NDArray[Any]
 SHOWN = 8  # elements listed by place, of those not proved
+DOUBLE_DOUBLE = "rigorous (running bound, double-double)"
+
+
+def pairs_of(numbers: Iterable[Any]) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
+    """The high parts of some operands and their low parts, as kernels take them."""
+    each = [tuple(np.ascontiguousarray(part, np.float64) for part in x.parts) for x in numbers]
+    return tuple(high for high, _ in each), tuple(low for _, low in each)
 
 
 def scale_of(p: Problem) -> tuple[tuple[float, float], float]:
@@ -48,9 +55,7 @@ class Job(delta.Job):
 
     def __init__(self, p: Problem, x: Delta, threads: int | None) -> None:
         super().__init__(p, x, threads)
-        order = Operands.order(x)
-        self.highs = tuple(np.ascontiguousarray(y.value, dtype=np.float64) for y in order)
-        self.lows = tuple(np.ascontiguousarray(y.parts[1]) for y in order)
+        self.highs, self.lows = pairs_of(Operands.order(x))
         self.scale, error = scale_of(p)
         self.constants = kernel.constants(self.scale[0], error, self.K)
         self.low_o, self.low_final = np.empty_like(self.o), np.empty_like(self.final)
@@ -88,7 +93,7 @@ class Job(delta.Job):
         low_o, low_final = self.low_o, self.low_final
         if self.folded:
             low_o, low_final = low_o.reshape(found.o.shape), unfolded(low_final, self.p.sizes["HV"], self.p.sizes["V"])
-        return replace(found, low=(low_o, low_final), certificate="rigorous (running bound, double-double)")
+        return replace(found, low=(low_o, low_final), certificate=DOUBLE_DOUBLE)
 
 
 def of_the_high_part(low: Array, bound: Array, axis: int) -> Array:

@@ -52,7 +52,7 @@ class Job:
     def __init__(self, p: Problem, x: Mesa, threads: int | None) -> None:
         self.p, self.x = p, x
         self.arrays, self.errors = operands(x)
-        self.dtype = np.dtype(p.precision)
+        self.dtype = np.dtype(np.float32 if p.precision == "float32" else np.float64)
         q, _, v, *_ = self.arrays
         B, T = q.shape[:2]
         self.K, self.heads, self.columns = q.shape[3], v.shape[2], v.shape[3]
@@ -110,7 +110,7 @@ class Job:
 
     def read(self, memory: tuple[Array, ...]) -> tuple[Array, Array, Array]:
         """h_kk and h_kv as they stand, and the bound on each column of the second."""
-        H, _, S, _, E, _, _ = memory
+        H, _, S, _, E, *_ = memory
         lower = np.tril(H[:, : self.K])
         values, wrong = np.empty((self.K, self.columns), self.dtype), np.empty(self.columns, self.dtype)
         columns.leave(S, E, values, wrong)
@@ -132,7 +132,7 @@ class Job:
         """One task from the initial to the final state."""
         n, h = task
         row, t0, t1 = self.p.segments[n]
-        memory, given, room = self.memory(n, h), self.arguments(h), self.scratch()
+        memory, given = self.memory(n, h), self.arguments(h)
         stops = sorted({t0, t1, *(t0 + t for t in self.p.states_at), *range(t0, t1, delta.SPAN)})
         for i, t in enumerate(stops):
             if stop.is_set():
@@ -143,17 +143,23 @@ class Job:
                     states[at_t, n, h] = value
             if t == t1:
                 break
-            kernel.run((row, t, stops[i + 1]), *given, memory, self.o, self.bound[row, h], room)
+            self.advance((row, t, stops[i + 1]), given, memory, self.bound[row, h])
             done(stops[i + 1] - t)
+        self.leave(n, h, memory)
+
+    def advance(self, where: tuple[int, ...], given: tuple[Any, ...], memory: tuple[Array, ...], bound: Array) -> None:
+        """One head through some tokens."""
+        kernel.run(where, *given, memory, self.o, bound, self.scratch())
+
+    def leave(self, n: int, h: int, memory: tuple[Array, ...]) -> None:
+        """The final states of a head."""
         self.final[0][n, h], self.final[1][n, h], self.final_bound[1][n, h] = self.read(memory)
         self.final_bound[0][n, h] = memory[1][1] * (1 + 4 * float(self.constants[2]))
 
     def compile(self) -> None:
         """Have the kernel compiled here, where Ctrl-C is heard, by asking it for no tokens."""
         if self.heads and self.p.segments:
-            kernel.run(
-                (0, 0, 0), *self.arguments(0), self.memory(0, 0), self.o, np.zeros(0, self.dtype), self.scratch()
-            )
+            self.advance((0, 0, 0), self.arguments(0), self.memory(0, 0), np.zeros(0, self.dtype))
 
     @property
     def work(self) -> int:

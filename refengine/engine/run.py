@@ -22,7 +22,7 @@ from .solution import Answer, Solution
 Progress = Callable[[int, int], None]
 # Where the `Job` of what an op lowers to is, and where in double-double.
 FAMILIES: dict[type, str] = {Delta: ".delta", FastWeights: ".fast_weights", Mesa: ".mesa", Softmax: ".softmax"}
-CERTIFIED: dict[type, str] = {Delta: ".certified"}
+CERTIFIED: dict[type, str] = {Delta: ".certified", Mesa: ".mesa_dd", Softmax: ".softmax_dd"}
 
 
 class Work(Protocol):
@@ -101,7 +101,7 @@ def execute(
     certified = p.precision == "certified"
     homes = CERTIFIED if certified else FAMILIES
     if type(lowered) not in homes:
-        raise InputError(f"{p.op.name} has no precision 'certified' yet; 'float64' carries a bound too.")
+        raise InputError(f"{p.op.name} has no precision 'certified'; 'float64' carries a bound too.")
     on_gpu, why_not = home(p, lowered)
     job: Any = import_module(on_gpu or homes[type(lowered)], __package__).Job(p, lowered, threads)
     if carry is not None:

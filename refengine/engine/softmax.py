@@ -27,7 +27,7 @@ class Job:
 
     def __init__(self, p: Problem, x: Softmax, threads: int | None) -> None:
         self.p = p
-        self.dtype = np.dtype(p.precision)
+        self.dtype = np.dtype(np.float32 if p.precision == "float32" else np.float64)
         operands = (x.q, x.k, x.v)
         kind = np.dtype(np.float32 if all(y.value.dtype == np.float32 for y in operands) else np.float64)
         self.arrays = tuple(np.ascontiguousarray(y.value, kind) for y in operands)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ..errors import FileError, InputError, UnavailableError
 from ..io import tensorfile
-from .files import CASE, put, read_json
+from .files import CASE, is_suite, put, read_json
 from .record import INPUTS, TRUTH, canonical
 
 Array = NDArray[Any]
@@ -110,6 +110,7 @@ FORMS: Mapping[str, Callable[[Path, Path], None]] = {"npy": as_npy, "json-hex": 
 
 def export(root: Path, target: Path, form: str, only_ops: tuple[str, ...] = (), tiers: tuple[str, ...] = ()) -> int:
     """A suite's cases in another form, under the same names; how many there were."""
+    is_suite(root)
     count = 0
     for folder in sorted(p.parent for p in (root / "cases").rglob(CASE)):
         record = read_json(folder / CASE)

@@ -193,6 +193,14 @@ def hidden(path: Path, root: Path) -> bool:
     return any(part.startswith(".") or part in ("__init__.py", "__pycache__") for part in parts)
 
 
+def is_suite(root: Path) -> None:
+    """Refuse a path where nobody can have meant a suite to be; one that lacks some of its files is damaged."""
+    if not root.is_dir():
+        raise InputError(f"{root} is {'no folder' if root.exists() else 'not there'}; a golden suite is a folder.")
+    if not any((root / name).exists() for name in (SUITE, SUMS, "cases")):
+        raise InputError(f"{root} holds no golden suite: neither {SUITE} nor {SUMS} nor cases.")
+
+
 # ---- checking ----
 
 
@@ -312,6 +320,7 @@ def check(
     root: Path, regenerate: bool = True, jobs: int = 1, progress: Progress | None = None
 ) -> tuple[list[Finding], dict[str, Any]]:
     """Everything that is wrong with a suite: (findings, what suite.json says)."""
+    is_suite(root)
     try:
         wrong, said = check_suite(root)
     except FileError as error:

@@ -176,14 +176,14 @@ def step_slots(w, track, sizes, errors, token, ridge, numbers):
     errors  (dq, dk, da, dv, db, dm) of the inputs
     token   (a, b, m; whether m counts): as given
     ridge   (smallest and largest of Lambda, its error, the share of |H| it is or 0)
-    numbers (K, u, the rounding of a cast vector, of a cast gate, TAU, FLOOR)
+    numbers (K, u, that of the bound's own arithmetic, the rounding of a cast vector, of a cast gate, TAU, FLOOR)
     """
     nk, nq, nx, nr = sizes
     dq, dk, da, dv, db, dm = errors
     a, b, mix, mixed = token
     smallest, greatest, wrong, share = ridge
-    K, u, vector, gate, tau, floor = numbers
-    up = (1.0 + (K + 16) * 4.0 * u) * (1.0 + 64.0 * u)
+    K, u, own, vector, gate, tau, floor = numbers
+    up = (1.0 + (K + 16) * 4.0 * own) * (1.0 + 64.0 * own)
     still = a == 1.0 and da == 0.0
     dk += vector * nk + tau
     dq += vector * nq + tau
@@ -203,7 +203,7 @@ def step_slots(w, track, sizes, errors, token, ridge, numbers):
     if share > 0.0:
         wrong = (share * (error + K * floor) + (K * K + 64) * u * greatest) * up
         smallest -= wrong
-    least = max(0.0, smallest - short) * (1.0 - 8.0 * u)
+    least = max(0.0, smallest - short) * (1.0 - 8.0 * own)
     matrix = (norm + greatest) * up
     rho = nr + (K + 3) * u * (matrix * nx + nq) + (error + wrong + u * matrix) * nx + dq + K * tau
     w[INV] = up / least
@@ -258,7 +258,7 @@ def run(where, heads, arrays, errors, ridge, rule, numbers, memory, o, bound, sc
     u, up, floor = np.float64(numbers[2]), np.float64(numbers[4]), np.float64(numbers[6])
     vector = u if k.itemsize > square.itemsize else 0.0
     gate = u if b.itemsize > square.itemsize else 0.0
-    kind = (K, u, vector, gate, np.float64(numbers[3]), floor)
+    kind = (K, u, u, vector, gate, np.float64(numbers[3]), floor)
     mixed = m.size > 0
     for start in range(t0, t1, L):
         count = min(L, t1 - start)

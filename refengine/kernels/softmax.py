@@ -35,6 +35,16 @@ from .delta import offset
 
 NORM, KEY_ERROR, SIZE, VALUE_ERROR = range(4)  # of a key and its value: |k|, dk, max |v|, dv
 FACTS = 4
+NOTHING = (0.0,) * 8  # of `weighed`
+
+
+@inline
+def length(x, source, count):
+    """The Euclidean norm of `count` numbers from flat `source` on, rounded up."""
+    squares = 0.0
+    for i in range(count):
+        squares += np.float64(at(x, source + i)) * np.float64(at(x, source + i))
+    return np.sqrt(squares) * (1.0 + (count + 8) * 2.0**-52) + count * 2.0**-536
 
 
 @inline
@@ -43,12 +53,9 @@ def pack(k, v, dk, dv, batch, begin, hk, count, cast, keys, values, facts):
     K, V, T = k.shape[3], v.shape[3], keys.shape[1]
     for j in range(count):
         source = offset(k, batch, begin + j, hk)
-        squares = 0.0
         for i in range(K):
-            x = at(k, source + i)
-            put(keys, i * T + j, x)
-            squares += np.float64(x) * np.float64(x)
-        norm = np.sqrt(squares) * (1.0 + (K + 8) * 2.0**-52) + K * 2.0**-536
+            put(keys, i * T + j, at(k, source + i))
+        norm = length(k, source, K)
         facts[j, NORM] = norm
         facts[j, KEY_ERROR] = dk[batch, begin + j, hk] + cast * norm
         source = offset(v, batch, begin + j, hk)
@@ -84,6 +91,39 @@ def scores(query, keys, count, scale, s):
         store(s, j, scale * (left + total))
 
 
+@inline
+def weighed(sums, w, of_score, fact, numbers, exp_error):
+    """`sums` with one more key of weight w: of w, w eps, w eps |v|, w |v|, w dv; the largest eps, |v| and dv.
+
+    of_score (s_j, s_j - m, |q|, dq); numbers (scale, its relative error, u, g, TAU); exp_error: of the exponential
+    """
+    total, spread, worth, length, given, most, longest, least_sure = sums
+    here, x, size_q, wrong_q = of_score
+    scale, scale_error, u, g, tiny = numbers
+    delta = (g * size_q + wrong_q) * fact[NORM] + (size_q + wrong_q) * fact[KEY_ERROR] + tiny
+    delta = abs(scale) * delta + (scale_error + 2.0 * u) * abs(here) + tiny
+    eps = delta + u * abs(x) + (u + exp_error)
+    total += w
+    spread += w * eps
+    worth += w * eps * fact[SIZE]
+    length += w * fact[SIZE]
+    given += w * fact[VALUE_ERROR]
+    most, longest, least_sure = max(most, eps), max(longest, fact[SIZE]), max(least_sure, fact[VALUE_ERROR])
+    return total, spread, worth, length, given, most, longest, least_sure
+
+
+@inline
+def reach(sums, n, largest, rounded, tiny):
+    """The bound on every entry of o, none larger than `largest`; `rounded`: what a sum over n keys errs by."""
+    total, spread, worth, length, given, most, longest, least_sure = sums
+    rounding = 1.01 * rounded * length / total if rounded < 0.005 else np.inf
+    off = rounding + given / total + 4.0 * n * tiny * (longest + largest + 1.0)
+    off += _math.exp(2.0 * min(most, 1.0)) * (worth + (largest + rounding) * spread) / total
+    if not (most <= 1.0 and off <= longest + least_sure + largest):
+        off = longest + least_sure + largest
+    return off
+
+
 @njit
 def run(place, heads, q, k, v, dq, dk, dv, o, bound, numbers, room):
     """Queries low .. high of one sequence and head.
@@ -103,53 +143,35 @@ def run(place, heads, q, k, v, dq, dk, dv, o, bound, numbers, room):
     u, tiny = np.float64(unit), np.float64(tau)
     cast = u if q.itemsize > query.itemsize else 0.0
     g = ((K + 3) // 4 + 2) * u
+    kind = (np.float64(scale), scale_error, u, g, tiny)
     pack(k, v, dk, dv, batch, begin, hk, high - begin, cast, keys, values, facts)
     for t in range(low, high):
         n = t - begin + 1
         source = offset(q, batch, t, hq)
-        squares = 0.0
         for i in range(K):
             put(query, i, at(q, source + i))
-            squares += np.float64(at(q, source + i)) * np.float64(at(q, source + i))
-        size_q = np.sqrt(squares) * (1.0 + (K + 8) * 2.0**-52) + K * 2.0**-536
+        size_q = length(q, source, K)
         wrong_q = dq[batch, t, hq] + cast * size_q + tiny
         scores(query, keys, n, scale, s)
         top = at(s, 0)
         for j in range(1, n):
             top = max(top, at(s, j))
-        total, spread, worth, length, given, most, longest, least_sure = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
+        sums = NOTHING
         for j in range(n):
             here = np.float64(at(s, j))
             x = at(s, j) - top
             put(s, j, _math.exp(np.float64(x)))
-            w = np.float64(at(s, j))
-            total += w
-            fact = facts[j]
-            delta = (g * size_q + wrong_q) * fact[NORM] + (size_q + wrong_q) * fact[KEY_ERROR] + tiny
-            delta = abs(np.float64(scale)) * delta + (scale_error + 2.0 * u) * abs(here) + tiny
-            eps = delta + u * abs(np.float64(x)) + (u + 2.0**-52)
-            spread += w * eps
-            worth += w * eps * fact[SIZE]
-            length += w * fact[SIZE]
-            given += w * fact[VALUE_ERROR]
-            most = max(most, eps)
-            longest = max(longest, fact[SIZE])
-            least_sure = max(least_sure, fact[VALUE_ERROR])
+            of_score = (here, np.float64(x), size_q, wrong_q)
+            sums = weighed(sums, np.float64(at(s, j)), of_score, facts[j], kind, 2.0**-52)
         for c in range(0, row.size, L):
             x = splat(scale - scale)
             for j in range(n):
                 x = fma(splat(at(s, j)), load(values, j * row.size + c), x)
             store(row, c, x)
-        divisor = row.dtype.type(total)
+        divisor = row.dtype.type(sums[0])
         out = offset(o, batch, t, hq)
         largest = 0.0
         for c in range(V):
             put(o, out + c, at(row, c) / divisor)
             largest = max(largest, abs(np.float64(at(o, out + c))))
-        sums = (n + 8) * u
-        rounding = 1.01 * sums * length / total if sums < 0.005 else np.inf
-        off = rounding + given / total + 4.0 * n * tiny * (longest + largest + 1.0)
-        off += np.exp(2.0 * min(most, 1.0)) * (worth + (largest + rounding) * spread) / total
-        if not (most <= 1.0 and off <= longest + least_sure + largest):
-            off = longest + least_sure + largest
-        bound[t] = off * (1.0 + 64.0 * u + n * 2.0**-50)
+        bound[t] = reach(sums, n, largest, (n + 8) * u, tiny) * (1.0 + 64.0 * u + n * 2.0**-50)

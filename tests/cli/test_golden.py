@@ -66,10 +66,24 @@ def test_corrupt_is_4(copy):
     assert any(str(path) in finding["text"] for finding in said["findings"])
 
 
-def test_no_suite_is_4(tmp_path):
-    result = invoke("check", tmp_path, "--quick")
+def test_a_suite_without_its_list_is_4(copy):
+    (copy / "suite.json").unlink()
+    result = invoke("check", copy, "--quick")
     assert result.exit_code == 4
     assert "suite.json" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("where", "sentence"),
+    [("nowhere", "nowhere is not there;"), ("notes.txt", "notes.txt is no folder;"), (".", "holds no golden suite")],
+)
+@pytest.mark.parametrize("command", [("check", "--quick"), ("check",), ("export", "--npy", "-o", "out")])
+def test_a_wrong_path_is_2(tmp_path, command, where, sentence):
+    (tmp_path / "notes.txt").write_text("mine")
+    result = invoke(*command, tmp_path / where)
+    assert result.exit_code == 2
+    assert sentence in result.stderr and "Traceback" not in result.stderr
+    assert result.stdout == ""
 
 
 def test_too_little_is_5(copy):
