@@ -19,6 +19,7 @@ from refengine.errors import InputWarning, RefengineError, nearest
 COMMANDS = {
     "solve": "The exact outputs of a file's problem, with a bound on how wrong they can be.",
     "verify": "Whether a kernel's error is what honest rounding explains.",
+    "diagnose": "Where a kernel goes wrong, and which known mistake it is.",
     "golden": "Certified cases as files, made, checked, listed and handed on.",
     "study": "Why linear attention needs a short convolution on K: the argument, measured.",
     "mutate": "What verify kills and what it alarms at, on its own bug zoo.",

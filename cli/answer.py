@@ -24,7 +24,7 @@ OTHER_FORMATS = (".npz", ".npy", ".pt", ".pth", ".json", ".csv", ".gguf")  # whi
 NOT_KEPT = ("device",)  # where it ran changes no bit
 
 
-def check_target(target: Path, source: Path) -> None:
+def check_target(target: Path, source: Path, option: str = "-o") -> None:
     """Refuse, before any work is done, what could not be written after it."""
     if str(target) == "-":
         raise FileError("-o - is no place: the answer is a safetensors file, not a stream.")
@@ -33,10 +33,10 @@ def check_target(target: Path, source: Path) -> None:
             f"{target}: the answer is a safetensors file; call it {target.with_suffix('.safetensors').name}."
         )
     if target.is_dir():
-        raise FileError(f"{target}: is a folder; -o takes a file.")
+        raise FileError(f"{target}: is a folder; {option} takes a file.")
     if target.exists():
         if source.exists() and target.samefile(source):
-            raise FileError(f"{target}: the output is the input; -o takes another file.")
+            raise FileError(f"{target}: the output is the input; {option} takes another file.")
         if not target.is_file():
             raise FileError(f"{target}: is a device, not a file.")
     folder = Path(os.path.realpath(target)).parent

@@ -8,33 +8,17 @@ from typing import Any
 
 import click
 
-from refengine.errors import FileError, InputError
-from refengine.io import tensorfile
+from refengine.errors import InputError
 from refengine.verify import report
-from refengine.verify.candidates import LIMIT_GIB, LIMIT_S, Called, Live, Program
-from refengine.verify.verdict import Judge, Verdict, problem_of
+from refengine.verify.verdict import Judge, problem_of
 
-from . import question
-from .solve import FLAGS
+from . import candidate
 
 
 @click.command("verify")
-@click.argument("source", metavar="IN")
-@click.argument("got", metavar="[GOT]", required=False)
-@click.option("--call", metavar="MODULE:FUNCTION", help="Judge a Python function, by our argument names.")
-@click.option("--exec", "program", metavar="COMMAND", help="Judge a program: './impl {in} {out}'.")
-@click.option("--grade", metavar="G", default="bf16", show_default=True, help="What precision it declares.")
-@click.option("--outputs", metavar="NAME,NAME", help="The outputs it must give; all if not given.")
+@candidate.options
 @click.option("--laws", is_flag=True, help="Also cut, pack, permute and repeat a candidate that can be run.")
 @click.option("--strict", is_flag=True, help="Tighter limits for single elements, and exit 3 for a warning.")
-@click.option("--framework", metavar="numpy|torch|auto", default="auto", help="What --call's function takes.")
-@click.option("--device", metavar="cpu|cuda", default="cpu", help="Where its torch tensors lie.")
-@click.option("--time-limit", metavar="S", type=float, default=LIMIT_S, show_default=True, help="Of --exec, a run.")
-@click.option("--memory-limit", metavar="GIB", type=float, default=LIMIT_GIB, show_default=True, help="Of --exec.")
-@click.option("--op", metavar="NAME", help="Which op (`refengine ops`).")
-@click.option("--l2norm/--no-l2norm", "use_qk_l2norm", default=None, help="Normalise q and k (use_qk_l2norm).")
-@click.option("--set", "assignments", metavar="NAME=VALUE", multiple=True, help="Any setting, as in a file's metadata.")
-@click.option("--json", "json_file", metavar="FILE", help="Write the verdict as JSON; - for stdout, alone.")
 @click.option("--junit", "junit_file", metavar="FILE", help="Write it as JUnit's XML.")
 @click.option("--schema", is_flag=True, is_eager=True, expose_value=False, callback=lambda c, _, on: _schema(c, on),
               help="Print the JSON's schema.")  # fmt: skip
@@ -43,21 +27,13 @@ def command(
     ctx: click.Context,
     /,
     source: str,
-    got: str | None,
-    call: str | None,
-    program: str | None,
     grade: str,
     outputs: str | None,
     laws: bool,
     strict: bool,
-    framework: str,
-    device: str,
-    time_limit: float,
-    memory_limit: float,
-    assignments: tuple[str, ...],
     json_file: str | None,
     junit_file: str | None,
-    **settings: Any,
+    **given: Any,
 ) -> None:
     """Whether the error of a kernel is what honest rounding explains.
 
@@ -75,40 +51,20 @@ def command(
       refengine verify layer.safetensors mine.safetensors --grade bf16
       refengine verify layer.safetensors --exec './impl {in} {out}' --grade f32:recurrent --laws
     """
-    said = question.from_assignments(assignments)
-    for name, value in settings.items():
-        if value is not None:
-            said[name] = value if name in FLAGS else question.parsed(name, value)
-    asked = question.ask(*tensorfile.read(Path(source)), said)
-    inputs = {name: x for name, x in asked.arguments.items() if x is not None}
-    names = None if outputs is None else [name.strip() for name in outputs.split(",")]
-    judge = Judge(problem_of(asked.op.name, inputs), grade, strict)
-    chosen = [name for name, x in (("GOT", got), ("--call", call), ("--exec", program)) if x]
-    if len(chosen) != 1:
-        raise InputError(f"One of GOT, --call and --exec is needed; {' and '.join(chosen) or 'none'} is given.")
-    if got:
-        if laws:
-            raise InputError("--laws needs a candidate that can be run, by --call or --exec.")
-        found = judge.verdict(tensorfile.read(Path(got))[0], names)
+    asked = candidate.asked(source, outputs, given)
+    candidate.check_reports(source, {"--json": json_file, "--junit": junit_file})
+    judge = Judge(problem_of(asked.op, asked.inputs), grade, strict)
+    chosen = candidate.candidate(given)
+    if not isinstance(chosen, dict):
+        found = judge.live(chosen, asked.op, asked.inputs, asked.names, laws)
+    elif laws:
+        raise InputError("--laws needs a candidate that can be run, by --call or --exec.")
     else:
-        live: Live = Called.named(call, framework, device) if call else Program(str(program), time_limit, memory_limit)
-        found = judge.live(live, asked.op.name, inputs, names, laws)
-    publish(found, Path(source).name, json_file, junit_file)
+        found = judge.verdict(chosen, asked.names)
+    click.echo(found.to_json() if json_file == "-" else found.text)
+    candidate.write(json_file, found.to_json() + "\n")
+    candidate.write(junit_file, report.junit([(Path(source).name, found)]))
     ctx.exit(found.exit_code(strict))
-
-
-def publish(found: Verdict, name: str, json_file: str | None, junit_file: str | None) -> None:
-    """The verdict where it was asked for; in words on stdout unless JSON goes there."""
-    if json_file == "-":
-        click.echo(found.to_json())
-    else:
-        click.echo(found.text)
-    for target, text in ((json_file, found.to_json() + "\n"), (junit_file, report.junit([(name, found)]))):
-        if target and target != "-":
-            try:
-                Path(target).write_text(text)
-            except OSError as error:
-                raise FileError(f"{target}: cannot be written ({error.strerror}).") from error
 
 
 def _schema(ctx: click.Context, on: bool) -> None:

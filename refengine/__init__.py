@@ -11,6 +11,7 @@ from importlib import import_module as _import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .diagnose.diagnosis import Diagnosis, diagnose
     from .engine.gradient import Gradient, grad
     from .engine.solution import Solution
     from .engine.solve import solve
@@ -36,6 +37,7 @@ _HOME = {
     "Gradient": ".engine.gradient",
     "Solution": ".engine.solution",
     "Verdict": ".verify.verdict",
+    "Diagnosis": ".diagnose.diagnosis",
     "Conv": ".frontend.pairing",
     "Gate": ".frontend.gates",
     "L2Norm": ".frontend.norm",
@@ -50,6 +52,7 @@ _HOME = {
 __all__ = [
     "AdapterError",
     "Conv",
+    "Diagnosis",
     "FileError",
     "Gate",
     "Gradient",
@@ -61,6 +64,7 @@ __all__ = [
     "StepSizeWarning",
     "UnavailableError",
     "Verdict",
+    "diagnose",
     "grad",
     "ops",
     "solve",
@@ -71,7 +75,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name in _HOME:
         value = getattr(_import_module(_HOME[name], __name__), name)
-    elif name in ("ops", "verify"):
+    elif name in ("ops", "verify", "diagnose"):
         value = _import_module(f".{name}", __name__)
     else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

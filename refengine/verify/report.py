@@ -81,15 +81,16 @@ def as_data(found: Verdict) -> dict[str, Any]:
         "criteria": dict(found.criteria),
         "laws": [asdict(law) for law in found.laws],
     }
-    cleaned: dict[str, Any] = _clean(data)
+    cleaned: dict[str, Any] = clean(data)
     return cleaned
 
 
-def _clean(x: Any) -> Any:
+def clean(x: Any) -> Any:
+    """What JSON can hold: null for a number that is none."""
     if isinstance(x, dict):
-        return {key: _clean(value) for key, value in x.items()}
+        return {key: clean(value) for key, value in x.items()}
     if isinstance(x, list | tuple):
-        return [_clean(value) for value in x]
+        return [clean(value) for value in x]
     return None if isinstance(x, float) and not math.isfinite(x) else x
 
 

@@ -1,0 +1,104 @@
+"""The diagnosis, judged by the same zoo as the verifier: every declared mistake, made in an emulation, and what it is
+called."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import ops
+from ..spec import Mutant
+from ..verify.emulate import Run, emulate
+from ..verify.mistakes import mutated, of
+from ..verify.mutate import stored
+from ..verify.trials import trial
+from .diagnosis import NAMED, NOTHING_WRONG, TWINS, Case, Diagnosis
+
+REGIMES = ("mamba", "nodecay", "corr", "strong")
+WAYS = (Run("recurrent"), Run("chunk", 64))
+SIZES: dict[str, Any] = {"B": 2, "T": 100, "H": 2, "HV": 4, "K": 16, "V": 16}
+
+
+@dataclass
+class Row:
+    """One mistake: on which regimes it was tried, what it was called on the last of them, and how often it was called
+    by another's name alone."""
+
+    mutant: Mutant
+    regimes: tuple[str, ...] = ()
+    outcome: str = "cannot be made"
+    called: tuple[str, ...] = ()
+    wrong: int = 0
+
+    @property
+    def right(self) -> bool:
+        return self.mutant.name in self.called
+
+
+def cases(op: str, grade: str, seed: int, sizes: dict[str, Any] | None = None) -> Iterator[tuple[str, Case]]:
+    """One fresh problem of each regime."""
+    for regime in REGIMES:
+        given: dict[str, Any] = trial(op, regime, seed, **(sizes or SIZES))
+        if grade.startswith("f32"):
+            given = {n: np.asarray(x, np.float32) if isinstance(x, np.ndarray) else x for n, x in given.items()}
+        yield regime, Case(op, given, grade)
+
+
+def made(mutant: Mutant, case: Case, run: Run) -> dict[str, NDArray[Any]] | None:
+    """What a kernel of the declared precision with that mistake gives."""
+    with np.errstate(all="ignore"):
+        got = mutated(mutant, case.judge.core, case.judge.policy, run)
+    return None if got is None else stored(case.judge, got["o"], got["final_state"])
+
+
+def confusion(op: str, grade: str, seed: int, only: Sequence[str] | None = None) -> list[Row]:
+    """Every mistake in every regime until one names it."""
+    rows = [Row(m) for m in of(ops.get(op)) if only is None or m.name in only]
+    for regime, case in cases(op, grade, seed):
+        for row in rows:
+            got = None if row.right else made(row.mutant, case, WAYS[1])
+            if got is None:
+                continue
+            found = case.diagnosis(got, None)
+            row.regimes, row.outcome = (*row.regimes, regime), found.outcome
+            row.called = names(found)
+            row.wrong += found.outcome in (NAMED, TWINS) and not row.right
+    return rows
+
+
+def names(found: Diagnosis) -> tuple[str, ...]:
+    """Every mistake that is named."""
+    return tuple(name for f in found.twins for name in f.suspect.names)
+
+
+def honest(op: str, grade: str, seed: int, count: int) -> dict[str, int]:
+    """How often each outcome came of emulations with no mistake in them."""
+    outcomes: dict[str, int] = {}
+    for _, case in cases(op, grade, seed):
+        for i in range(count):
+            run = [Run("recurrent"), *(Run("chunk", C) for C in (16, 32, 64, 128))][i % 5]
+            splits = ((), (1,), (37, 64))[i // 5 % 3]
+            core, policy = case.judge.core, case.judge.policy
+            o, final = emulate(core, policy, Run(run.algorithm, run.chunk, splits=splits, permutation=i))
+            found = case.diagnosis(stored(case.judge, o, final), None)
+            outcomes[found.outcome] = outcomes.get(found.outcome, 0) + 1
+    return outcomes
+
+
+def lines(op: str, grade: str, rows: Sequence[Row]) -> list[str]:
+    """The confusion table in words."""
+    tried = [r for r in rows if r.regimes]
+    right = [r for r in tried if r.right]
+    unseen = [r for r in tried if r.outcome == NOTHING_WRONG]
+    said = [
+        f"{op}, {grade}: {len(right)} of {len(tried)} mistakes named, {sum(r.wrong for r in rows)} named wrongly; "
+        f"{len(unseen)} never seen by verify"
+    ]
+    for r in tried:
+        what = ", ".join(r.called) if r.called else f"({r.outcome})"
+        said.append(f"  {r.mutant.name:28} {what:44} {r.regimes[-1]}")
+    return said

@@ -1,0 +1,145 @@
+"""`refengine.diagnose`: the whole road, from outputs to a name or to the place alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from numpy.typing import NDArray
+
+from ..errors import InputError
+from ..verify.candidates import Called, Live
+from ..verify.policy import Policy
+from ..verify.statistics import FAIL
+from ..verify.verdict import Judge, Verdict, problem_of
+from .suspects import singles
+from .what import Finding, Lineup, named
+from .where import Where, localise
+
+Array = NDArray[Any]
+UNKNOWN, NAMED, TWINS, OPEN, NOTHING_WRONG, UNUSABLE = "unknown", "named", "twins", "open", "nothing wrong", "unusable"
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What `refengine.diagnose` returns.
+
+    outcome   "named": one mistake explains all that was seen and every other leaves ten times as much; "twins": the
+              same of several, which nothing tells apart; "open": some explain it, but not ten times better than
+              another; "unknown": no known mistake does; "nothing wrong": verify does not fail it; "unusable": shapes
+              or dtypes are wrong, or outputs missing (`verdict.faults`)
+    best      the mistake that is named, or None (of twins the first)
+    twins     all that are named
+    open      those that explain it without being named
+    ranking   every suspect that was tried, the best first
+    where     what is wrong, from which token on, and the pattern
+    verdict   what `refengine.verify` says
+    """
+
+    outcome: str
+    verdict: Verdict
+    where: Where
+    ranking: tuple[Finding, ...] = ()
+    twins: tuple[Finding, ...] = ()
+    open: tuple[Finding, ...] = ()
+
+    @property
+    def best(self) -> Finding | None:
+        return self.twins[0] if self.twins else None
+
+    @property
+    def text(self) -> str:
+        """One paragraph for a person, and a line for each of the nearest suspects."""
+        from .words import lines
+
+        return "\n".join(lines(self))
+
+    def to_json(self) -> str:
+        """One JSON object; `refengine.diagnose.words.SCHEMA` describes it."""
+        from .words import to_json
+
+        return to_json(self)
+
+
+class Case:
+    """One problem, and the candidates that answer it."""
+
+    def __init__(self, op: str, inputs: Mapping[str, Any], grade: str | Policy, threads: int | None = None) -> None:
+        self.op, self.inputs = op, inputs
+        self.judge = Judge(problem_of(op, inputs), grade, threads=threads)
+
+    def outputs(self, live: Live, names: Sequence[str] | None) -> dict[str, Any]:
+        """What a candidate that can be run gives."""
+        shapes = {name: self.judge.values(name).shape for name in names or self.judge.names}
+        return live.outputs(self.op, self.inputs, shapes, self.judge.policy)
+
+    def diagnosis(self, got: Mapping[str, Any], names: Sequence[str] | None) -> Diagnosis:
+        """Of outputs."""
+        judge = self.judge
+        verdict = judge.verdict(got, names)
+        usable = judge.faults(got, names or judge.names)[1]
+        if verdict.verdict != FAIL:
+            return Diagnosis(NOTHING_WRONG, verdict, Where(right=tuple(usable)))
+        if not usable or all(s.level != FAIL for s in verdict.statistics):
+            return Diagnosis(UNUSABLE, verdict, Where())
+        where = localise(judge, verdict.statistics, usable)
+        lineup = Lineup(judge.core, judge.policy, usable, verdict.statistics)
+        findings = lineup.findings(singles(judge.problem.op, judge.policy))
+        return concluded(verdict, where, findings)
+
+
+def concluded(verdict: Verdict, where: Where, findings: Sequence[Finding]) -> Diagnosis:
+    """What follows from the findings."""
+    sure, candidates = named(findings)
+    outcome = TWINS if len(sure) > 1 else NAMED if sure else OPEN if candidates else UNKNOWN
+    return Diagnosis(outcome, verdict, where, tuple(findings), sure, candidates)
+
+
+def diagnose(
+    op: str,
+    inputs: Mapping[str, Any],
+    candidate: Any,
+    grade: str | Policy = "bf16",
+    *,
+    outputs: Sequence[str] | None = None,
+    framework: str = "auto",
+    device: str = "cpu",
+    threads: int | None = None,
+) -> Diagnosis:
+    """Which mistake is it?
+
+    Parameters
+    ----------
+    op, inputs
+        What `refengine.solve(op, **inputs)` takes: the problem that the candidate was given.
+    candidate
+        As for `refengine.verify`: its outputs, or a callable, or a `refengine.verify.candidates.Live`.
+    grade
+        The precision that it declares, as for `refengine.verify`.
+    outputs
+        Which outputs it gives; None for all.
+    framework, device
+        Of a callable, as for `refengine.verify`.
+
+    Returns
+    -------
+    Diagnosis
+
+    Raises
+    ------
+    refengine.InputError
+        The problem, the grade or the outputs asked for do not fit.
+    refengine.UnavailableError
+        The op is not of the delta core.
+    refengine.AdapterError
+        The candidate could not be run.
+    """
+    case = Case(op, inputs, grade, threads)
+    if isinstance(candidate, Mapping):
+        return case.diagnosis(candidate, outputs)
+    if callable(candidate):
+        candidate = Called(candidate, framework, device)
+    elif not hasattr(candidate, "outputs"):
+        raise InputError(f"candidate is a {type(candidate).__name__}; it is a mapping of outputs, or a callable.")
+    return case.diagnosis(case.outputs(candidate, outputs), outputs)

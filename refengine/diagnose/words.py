@@ -1,0 +1,183 @@
+"""A diagnosis in words, and as JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from ..verify.report import as_data as verdict_as_data
+from ..verify.report import clean
+from .what import BEATS, BEST, Finding
+
+if TYPE_CHECKING:
+    from .diagnosis import Diagnosis
+
+SHOWN = 3  # suspects that get a line of their own
+NUMBER = {"type": ["number", "null"]}
+SUSPECT = {
+    "type": "object",
+    "required": ["names", "doc", "score", "R", "explains", "parameters"],
+    "properties": {
+        "names": {"type": "array", "items": {"type": "string"}, "minItems": 1},
+        "doc": {"type": "string"},
+        "score": {**NUMBER, "description": "the largest statistic over its limit; 1 is where PASS ends"},
+        "R": {**NUMBER, "description": "root mean square of what is left, in units of honest rounding"},
+        "explains": {"type": "boolean"},
+        "parameters": {"type": "object"},
+    },
+}
+SCHEMA: dict[str, Any] = {
+    "$schema": "https://json-schema.org/draft/2020-12/schema",
+    "title": "refengine diagnose",
+    "type": "object",
+    "required": ["schema_version", "outcome", "op", "best", "twins", "open", "ranking", "where", "verdict", "text"],
+    "properties": {
+        "schema_version": {"const": 1},
+        "outcome": {"enum": ["named", "twins", "open", "unknown", "nothing wrong", "unusable"]},
+        "op": {"type": "string"},
+        "best": {"type": ["string", "null"]},
+        "twins": {"type": "array", "items": {"type": "string"}},
+        "open": {"type": "array", "items": {"type": "string"}},
+        "ranking": {"type": "array", "items": SUSPECT},
+        "where": {
+            "type": "object",
+            "required": [
+                "outputs",
+                "right",
+                "first",
+                "rows",
+                "of",
+                "heads",
+                "sequences",
+                "columns",
+                "patterns",
+                "gain",
+            ],
+            "properties": {
+                "outputs": {"type": "array", "items": {"type": "string"}},
+                "right": {"type": "array", "items": {"type": "string"}},
+                "first": {"type": ["object", "null"]},
+                "rows": {"type": "integer", "minimum": 0},
+                "of": {"type": "integer", "minimum": 0},
+                "heads": {"type": "array", "items": {"type": "integer"}},
+                "sequences": {"type": "array", "items": {"type": "integer"}},
+                "columns": {"type": "array", "items": {"type": "integer"}},
+                "patterns": {"type": "array", "items": {"type": "string"}},
+                "gain": NUMBER,
+                "hint": {"type": "string"},
+            },
+        },
+        "verdict": {"type": "object", "description": "as `refengine verify --json` has it"},
+        "text": {"type": "string"},
+    },
+}
+
+
+def as_data(found: Diagnosis) -> dict[str, Any]:
+    """The diagnosis as `SCHEMA` has it; a number that is none is null."""
+    data = {
+        "schema_version": 1,
+        "outcome": found.outcome,
+        "op": found.verdict.op,
+        "best": found.best.name if found.best else None,
+        "twins": [f.name for f in found.twins],
+        "open": [f.name for f in found.open],
+        "ranking": [suspect(f) for f in found.ranking],
+        "where": dict(found.where.__dict__),
+        "verdict": verdict_as_data(found.verdict),
+        "text": found.text,
+    }
+    cleaned: dict[str, Any] = clean(data)
+    return cleaned
+
+
+def suspect(f: Finding) -> dict[str, Any]:
+    return {
+        "names": list(f.suspect.names),
+        "doc": f.suspect.doc,
+        "score": f.score,
+        "R": f.fit.R,
+        "explains": f.explains,
+        "parameters": dict(f.suspect.parameters),
+    }
+
+
+def to_json(found: Diagnosis) -> str:
+    return json.dumps(as_data(found), allow_nan=False, sort_keys=True)
+
+
+def lines(found: Diagnosis) -> list[str]:
+    """One paragraph, then the nearest suspects."""
+    nearest = found.ranking[:SHOWN] if found.outcome not in ("nothing wrong", "unusable") else ()
+    return [
+        " ".join([*seen(found), *most_like(found)]),
+        *(f"  {left(f):36} {f.name}: {f.suspect.doc}" for f in nearest),
+    ]
+
+
+def left(f: Finding) -> str:
+    return f"left, of what rounding allows: {f.score:.3g}" if math.isfinite(f.score) else "nothing to compare"
+
+
+def seen(found: Diagnosis) -> list[str]:
+    """What was seen."""
+    if found.outcome == "nothing wrong":
+        return [
+            f"{found.verdict.op} as {found.verdict.policy.name}: {found.verdict.verdict}.",
+            "Nothing is wrong that could be named.",
+        ]
+    if found.outcome == "unusable":
+        return ["The outputs cannot be compared: " + " ".join(found.verdict.faults)]
+    w = found.where
+    right = f"; {' and '.join(w.right)} {'is' if len(w.right) == 1 else 'are'} right" if w.right else ""
+    said = [f"{' and '.join(w.outputs)} {'is' if len(w.outputs) == 1 else 'are'} wrong{right}."]
+    if w.first and "t" in w.first:
+        f = w.first
+        last = " (the last)" if f["last"] else ""
+        place = f"token {f['t']}{last} of sequence {f['sequence']}, head {f['head']}, most in column {f['column']}"
+        chunk = ", ".join(f"{t} of {C}" for C, t in f["of_chunk"].items())
+        said.append(f"The first wrong row is {place} ({chunk}); {w.rows} of {w.of} rows are.")
+    elif w.first:
+        said.append(f"First in sequence {w.first['sequence']}, head {w.first['head']}.")
+    if w.patterns:
+        said.append(f"Pattern: {'; '.join(w.patterns)}.")
+    return said + [f"Also: {fault}" for fault in found.verdict.faults[:2]]
+
+
+def most_like(found: Diagnosis) -> list[str]:
+    """What it is most like, how sure and why."""
+    if found.outcome in ("nothing wrong", "unusable"):
+        return []
+    others = [f for f in found.ranking if not f.explains]
+    runner = others[0] if others else None
+    if found.outcome == "unknown":
+        near = f" The nearest, {runner.name}, leaves {times(runner.score)} of what rounding allows." if runner else ""
+        return [f"No known mistake explains it.{near} What usually looks like this: {found.where.hint}."]
+    best = (found.twins or found.open)[0]
+    if found.outcome == "open":
+        names = " or ".join(f.name for f in found.open)
+        said = f"It is most like {names} ({best.suspect.doc}), which explains it"
+        if runner:
+            said += f", but {runner.name} is only {runner.score / max(best.score, BEST):.1f} times further"
+        return [f"{said}: less than {BEATS:g} times, so it is not named."]
+    sure = f"What is left then is honest rounding (R {best.fit.R:.2f})"
+    if runner:
+        sure += f"; the next, {runner.name}, leaves {times(runner.score / max(best.score, BEST))} as much"
+    if found.outcome == "twins":
+        names = " or ".join(f"{f.name} ({f.suspect.doc})" for f in found.twins)
+        return [f"It is {names}: this input cannot tell them apart. {sure}."]
+    return [f"It is {best.name}: {best.suspect.doc}{fitted(best)}. {sure}."]
+
+
+def fitted(f: Finding) -> str:
+    said = ", ".join(f"{name} {value}" for name, value in f.suspect.parameters.items())
+    return f" ({said})" if said else ""
+
+
+def times(x: float) -> str:
+    return f"{x:.3g} times" if math.isfinite(x) else "no comparable part"
+
+
+__all__: Sequence[str] = ["SCHEMA", "as_data", "lines", "to_json"]
