@@ -28,7 +28,7 @@ def check_target(target: Path, source: Path, option: str = "-o") -> None:
     """Refuse, before any work is done, what could not be written after it."""
     if str(target) == "-":
         raise FileError("-o - is no place: the answer is a safetensors file, not a stream.")
-    if target.suffix in OTHER_FORMATS:
+    if option == "-o" and target.suffix in OTHER_FORMATS:
         raise FileError(
             f"{target}: the answer is a safetensors file; call it {target.with_suffix('.safetensors').name}."
         )
