@@ -15,7 +15,7 @@ import numpy as np
 
 from .verify.candidates import Called
 from .verify.policy import policy
-from .verify.trials import EXACT, REGIMES, trial
+from .verify.trials import EXACT, REGIMES, SLACK, trial
 from .verify.verdict import Judge, Verdict, problem_of
 
 NAMES = (*EXACT, *REGIMES)  # the exact ones first: whoever fails there has an index wrong
@@ -41,7 +41,7 @@ class Case:
 
     @cached_property
     def judge(self) -> Judge:
-        return Judge(problem_of(self.op, self.inputs), self.grade)
+        return Judge(problem_of(self.op, self.inputs), self.grade, slack=SLACK.get(self.regime, 0.0))
 
     def verdict(
         self,

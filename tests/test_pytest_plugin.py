@@ -30,7 +30,7 @@ def pytest_of(folder, wrong, *options):
 
 def test_a_suite_in_five_lines(tmp_path):
     good = pytest_of(tmp_path, "")
-    assert good.returncode == 0 and "7 passed" in good.stdout, good.stdout
+    assert good.returncode == 0 and "8 passed" in good.stdout, good.stdout
     bad = pytest_of(tmp_path, "* 0.7", "--refengine-grade", "f32")
     assert "5 failed" not in good.stdout and bad.returncode == 1
     assert "FAIL  gated_delta_rule as f32" in bad.stdout and "first off at batch 0" in bad.stdout

@@ -48,8 +48,13 @@ SLIPS = {
     "exclusive_gate": 64,  # q meets Gamma_{i-1}
     "no_correction": 128,  # T = I: the writes of a chunk do not see one another
     "last_diagonal": 256,  # P without m = i in the last row of every chunk
+    "truncated_inverse": 512,  # T by the first three terms of its series
+    "one_newton_step": 1024,  # T = I - A, one step from I
+    "factored_decay": 2048,  # D as the product of exp(G_i) and exp(-G_m)
+    "unmasked_decay": 4096,  # D above the diagonal too, times 0
 }
-LOST, TAIL, NO_DIAGONAL, BARE_MASK, BARE_W, GATED_U, EXCLUSIVE, UNCORRECTED, LAST_DIAGONAL = SLIPS.values()
+LOST, TAIL, NO_DIAGONAL, BARE_MASK, BARE_W, GATED_U, EXCLUSIVE, UNCORRECTED, LAST_DIAGONAL = list(SLIPS.values())[:9]
+TRUNCATED, NEWTON, FACTORED, UNMASKED = list(SLIPS.values())[9:]
 
 
 @part
@@ -131,6 +136,8 @@ def scalar_scores(E, Q, KT, G, b, A, P, F, n, nr, K, Kp, Cp, pre, decays, slips,
             for m in range(i + 1):
                 F[m] = G[i] - G[m]
             exponential(F, F, i + 1)
+            if slips & (FACTORED | UNMASKED):
+                overflowing(G, F, A, P, i, n, row, pre, slips, zero)
             for m in range(i + 1):
                 if not slips & BARE_MASK:
                     P[row + m] *= F[m]
@@ -141,6 +148,23 @@ def scalar_scores(E, Q, KT, G, b, A, P, F, n, nr, K, Kp, Cp, pre, decays, slips,
             for m in range(i):
                 A[row + m] *= F[m]
     finish_scores(A, P, b, n, nr, Cp, slips, zero)
+
+
+@part
+def overflowing(G, F, A, P, i, n, row, pre, slips, zero):
+    """Row i of A and P as they come out whose exponentials overflow: D(i, m) in two factors, the second left in F, or
+    what is above the diagonal times 0."""
+    if slips & FACTORED:
+        for m in range(i + 1):
+            F[m] = _math.exp(np.float64(G[i]))
+            P[row + m] *= F[m]
+            if not pre:
+                A[row + m] *= F[m]
+            F[m] = _math.exp(-np.float64(G[m]))
+    else:
+        for m in range(i + 1, n):
+            F[m] = _math.exp(np.float64(G[i] - G[m]))
+            P[row] += F[m] * zero
 
 
 @part
@@ -160,12 +184,12 @@ def finish_scores(A, P, b, n, nr, Cp, slips, zero):
 
 
 @part
-def against_anchor(x, G, before, first, n, Kp, K, back, y, F, zero):
-    """Rows first .. first + n of x with exp(G_i - G_anchor), or (back) exp(G_anchor - G_i); the anchor is row `before`
-    of G (-1: nothing has decayed)."""
+def against_anchor(x, G, anchors, before, first, n, Kp, K, back, y, F, zero):
+    """Rows first .. first + n of x with exp(G_i - anchor), or (back) exp(anchor - G_i); the anchor is row `before` of
+    `anchors` (-1: nothing has decayed)."""
     for i in range(first, first + n):
         for j in range(K):
-            base = G[before * Kp + j] if before >= 0 else zero
+            base = anchors[before * Kp + j] if before >= 0 else zero
             F[j] = base - G[i * Kp + j] if back else G[i * Kp + j] - base
         exponential(F, F, K)
         for j in range(K):
@@ -185,16 +209,16 @@ def wide_scores(
         up = (rows + ROWS - 1) // ROWS * ROWS
         if first > 0:
             clear(Y, nr * Kp, zero)
-            against_anchor(Kx, G, first - 1, 0, first, Kp, K, True, Y, F, zero)
+            against_anchor(Kx, G, G, first - 1, 0, first, Kp, K, True, Y, F, zero)
             if on:
                 cursor = settle(Y, 0, Y, 0, first * Kp, form, noise, noisy, cursor)
             transpose(Y, first, K, Kp, KT, (K + ROWS - 1) // ROWS * ROWS, Cp, zero)
             for which in range(2):
                 clear(X, nr * Kp, zero)
                 if which == 0:
-                    against_anchor(E, GE, first - 1, first, rows, Kp, K, False, X, F, zero)
+                    against_anchor(E, GE, G, first - 1, first, rows, Kp, K, False, X, F, zero)
                 else:
-                    against_anchor(Q, G, first - 1, first, rows, Kp, K, False, X, F, zero)
+                    against_anchor(Q, G, G, first - 1, first, rows, Kp, K, False, X, F, zero)
                 if on:
                     cursor = settle(X, first * Kp, X, first * Kp, rows * Kp, form, noise, noisy, cursor)
                 product(X, first * Kp, Kp, KT, 0, Cp, A if which == 0 else P, first * Cp, Cp, up, K, Cp, False, zero)
@@ -218,6 +242,18 @@ def wide_scores(
 def invert(A, T, n, nr, Cp, slips, zero):
     """T = (I + A)^-1, A strictly lower triangular, row by row."""
     clear(T, nr * Cp, zero)
+    if slips & (TRUNCATED | NEWTON):
+        for i in range(n):
+            T[i * Cp + i] = zero + np.float32(1)
+        for _ in range(1 if slips & NEWTON else 2):  # T <- I - A T, the last row first
+            for i in range(n - 1, -1, -1):
+                for j in range(Cp):
+                    row = zero
+                    for m in range(i):
+                        row -= A[i * Cp + m] * T[m * Cp + j]
+                    T[i * Cp + j] = row
+                T[i * Cp + i] = zero + np.float32(1)
+        return
     for i in range(n):
         for j in range(0, Cp, lanes_of(T)):
             row = splat(zero)

@@ -32,6 +32,17 @@ Array = NDArray[Any]
 SILENT = {"convention", "precision", "device", "form", "states_at", "threads", "allow_nonfinite"}  # how we compute
 LIMIT_S, LIMIT_GIB = 600.0, 16.0
 SAID = 1500  # characters of a program's stderr that are repeated
+# Becomes the program, its memory limited; where that cannot be, says why through a pipe that programs do not inherit.
+START = """
+import os, resource, sys
+tell, limit = int(sys.argv[1]), int(sys.argv[2])
+os.set_inheritable(tell, False)
+try:
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    os.execvp(sys.argv[3], sys.argv[3:])
+except (OSError, ValueError) as error:
+    os.write(tell, (getattr(error, "strerror", None) or str(error)).encode())
+"""
 
 
 class Live(Protocol):
@@ -196,25 +207,28 @@ class Program:
             raise InputError(f"--exec takes a command with {{in}} and {{out}}; {self.command!r} lacks one.")
         places = {"{in}": str(source), "{out}": str(target)}
         words = [_filled(word, places) for word in shlex.split(self.command)]
-        limit = f"import os,resource,sys; n=int({self.gib}*2**30); resource.setrlimit(resource.RLIMIT_AS,(n,n)); "
-        limit += "os.execvp(sys.argv[1],sys.argv[1:])"
-        try:
-            process = subprocess.Popen(
-                [sys.executable, "-c", limit, *words],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                start_new_session=True,
-            )
-        except OSError as error:
-            raise AdapterError(f"{self.word} cannot be started ({error.strerror}).") from error
-        try:
-            _, stderr = process.communicate(timeout=self.seconds)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            _, stderr = process.communicate()
-            said = stderr.decode(errors="replace")
-            raise AdapterError(f"{self.word} was still running after {self.seconds:g} s{_words(said)}") from None
+        told, tell = os.pipe()
+        with os.fdopen(told) as why_not:
+            try:
+                process = subprocess.Popen(
+                    [sys.executable, "-c", START, str(tell), str(int(self.gib * 2**30)), *words],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.PIPE,
+                    start_new_session=True,
+                    pass_fds=(tell,),
+                )
+            finally:
+                os.close(tell)
+            try:
+                _, stderr = process.communicate(timeout=self.seconds)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                _, stderr = process.communicate()
+                said = stderr.decode(errors="replace")
+                raise AdapterError(f"{self.word} was still running after {self.seconds:g} s{_words(said)}") from None
+            if reason := why_not.read():
+                raise AdapterError(f"{self.word} cannot be started ({reason}).")
         said = stderr.decode(errors="replace")
         if process.returncode < 0:
             name = signal.Signals(-process.returncode).name

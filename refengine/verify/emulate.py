@@ -50,6 +50,7 @@ class Core:
     pre: bool = False
     micro: int = 1
     folded: tuple[int, int] | None = None  # (HV, V) where value channels were made heads
+    problem: Problem | None = None  # what it was lowered from
 
     @classmethod
     def of(cls, p: Problem) -> Core:
@@ -76,6 +77,7 @@ class Core:
             pre=x.order == "pre",
             micro=x.micro,
             folded=folded,
+            problem=p,
         )
 
     def permuted(self, order: NDArray[np.integer]) -> Core:

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import ops
-from ..errors import AdapterError, InputError
+from ..errors import AdapterError, InputError, RefengineError
 from ..io.interop import exact_widen, to_numpy
 from .candidates import Live
 from .statistics import FAIL, ratio
@@ -48,6 +48,10 @@ class Law:
     detail: str
 
 
+class MisshapenError(RefengineError):
+    """An output for a changed problem that has another shape than that problem's."""
+
+
 class Trial:
     """One candidate on one problem, changed in ways that should not matter."""
 
@@ -65,11 +69,19 @@ class Trial:
             if name == "o":
                 shape[1] = T
             shapes[name] = tuple(shape)
+        return self.asked_for(inputs, shapes)
+
+    def asked_for(self, inputs: Inputs, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Array]:
+        """The outputs, which must have those shapes."""
         got = self.live.outputs(self.op, inputs, shapes, self.judge.policy)
         missing = [name for name in self.names if got.get(name) is None]
         if missing:
             raise AdapterError(f"{missing[0]} is missing.")
-        return {name: to_numpy(got[name], name) for name in self.names}
+        found = {name: to_numpy(got[name], name) for name in self.names}
+        for name, x in found.items():
+            if x.shape != shapes[name]:
+                raise MisshapenError(f"{name} has shape {list(x.shape)}; it is {list(shapes[name])}.")
+        return found
 
     def each(self, change: Callable[[Array, tuple[str, ...]], Array]) -> dict[str, Any]:
         """The inputs, every tensor of the op changed by `change(array, its axes)`."""
@@ -139,6 +151,8 @@ def check(live: Live, op: str, inputs: Inputs, judge: Judge, outputs: Sequence[s
     for name, rule in LAWS.items():
         try:
             found.append(next(iter(rule(trial, whole))))
+        except MisshapenError as error:
+            found.append(Law(name, False, str(error)))
         except (AdapterError, InputError) as error:
             refused = rule is poison  # who refuses NaN aloud lets none leak
             found.append(Law(name, None if refused else False, f"the call failed: {error}"))
@@ -274,12 +288,11 @@ def pack(trial: Trial, whole: Mapping[str, Array]) -> Iterator[Law]:
     changed["cu_seqlens"] = np.arange(0, 2 * B * T + 1, T, dtype=np.int32)
     shapes = {n: list(trial.judge.values(n).shape) for n in trial.names}
     wanted = {n: (1, 2 * B * T, *s[2:]) if n == "o" else (2 * B, *s[1:]) for n, s in shapes.items()}
-    got = trial.live.outputs(trial.op, changed, wanted, trial.judge.policy)
+    got = trial.asked_for(changed, wanted)
     for half in range(2):
         part = {}
         for n in trial.names:
-            x = to_numpy(got[n], n)
-            x = x.reshape(2 * B, T, *x.shape[2:]) if n == "o" else x
+            x = got[n].reshape(2 * B, T, *got[n].shape[2:]) if n == "o" else got[n]
             part[n] = np.ascontiguousarray(x[half * B : half * B + B])
         if wrong := trial.disagreement(part, whole):
             yield Law("pack", False, f"the {'first' if half == 0 else 'second'} copy: {wrong}")

@@ -19,6 +19,7 @@ from ..errors import InputError, nearest
 from ..numbers import formats
 from ..spec import Mutant, Op
 from .emulate import WIPED, Core, Run, emulate
+from .front_mistakes import FRONT
 from .policy import Policy
 
 Array = NDArray[Any]
@@ -107,6 +108,62 @@ def tiled_heads(core: Core) -> Core | None:
     own = core.e is None or core.e is core.k or core.e.shape[2] == HV
     e = k if core.e is core.k else core.e if own or core.e is None else np.ascontiguousarray(core.e[:, :, order])
     return replace(core, q=np.ascontiguousarray(core.q[:, :, order]), k=k, e=e)
+
+
+def gate_after_write(core: Core) -> Core | None:
+    """S <- a (S + k d'), the error taken at the state before it."""
+    if core.g is None or core.micro > 1:
+        return None
+    heads = core.v.shape[2]
+    k = np.repeat(core.k, heads // core.k.shape[2], 2)
+    decay = np.exp(np.repeat(core.g, heads // core.g.shape[2], 2))
+    return replace(core, k=k * decay, e=k if core.e is core.k else core.e, pre=True)
+
+
+def averaged_gate(core: Core, axis: int) -> Core | None:
+    """One gate for all channels, or for all tokens."""
+    if core.g is None or core.g.shape[axis] < 2:
+        return None
+    mean = core.g.mean(axis=axis, keepdims=True)
+    return replace(core, g=mean if axis == 3 else np.repeat(mean, core.g.shape[axis], axis))
+
+
+def gate_in_micro_steps(core: Core, last: bool) -> Core | None:
+    """A token's decay in every micro-step, or in the last where it belongs in the first."""
+    n = core.micro
+    if n == 1 or core.g is None:
+        return None
+    each = core.g.reshape(core.g.shape[0], -1, n, *core.g.shape[2:])
+    moved = np.zeros_like(each)
+    moved[:, :, n - 1 if last else slice(None)] = each[:, :, 0] if last else each[:, :, :1]
+    return replace(core, g=moved.reshape(core.g.shape))
+
+
+def factors_swapped(core: Core) -> Core | None:
+    """b (a' S) as a (b' S), where a token's first micro-step is that."""
+    if not (core.micro == 2 and core.pre) or core.e is None or core.e.shape != core.k.shape:
+        return None
+    k, e = core.k.copy(), core.e.copy()
+    k[:, ::2], e[:, ::2] = -core.e[:, ::2], -core.k[:, ::2]
+    return replace(core, k=k, e=e)
+
+
+def of_first_head(core: Core) -> Core | None:
+    if core.b is None or core.b.shape[2] == 1:
+        return None
+    return replace(core, b=np.repeat(core.b[:, :, :1], core.b.shape[2], 2))
+
+
+def carried_over(core: Core) -> Core | None:
+    """Every packed sequence goes on from the state that the one before it left."""
+    if len(core.segments) < 2 or core.segments[0][0] != core.segments[-1][0]:
+        return None
+    V, K = core.v.shape[3], core.k.shape[3]
+    given = np.zeros((len(core.segments), core.v.shape[2], K, V)) if core.start is None else core.start.copy()
+    for n in range(1, len(core.segments)):
+        before = replace(core, segments=core.segments[n - 1 : n], start=given[n - 1 : n], folded=None)
+        given[n] = emulate(before, EXACT, Run(), threads=1)[1][0]
+    return replace(core, start=given)
 
 
 def rows_reversed(core: Core) -> Core | None:
@@ -203,12 +260,32 @@ def reversed_tile(x: Array, core: Core) -> Array | None:
     return x if x.shape[1] > 7 else None
 
 
+def without_length(x: Array, _: Core) -> Array:
+    """Every row of o divided by its root mean square."""
+    size = np.sqrt((x.astype(np.float64) ** 2).mean(axis=-1, keepdims=True))
+    return np.asarray(x / np.maximum(size, 1e-6))
+
+
+def one_token_behind(got: Outputs, core: Core) -> Outputs | None:
+    """The final state from before the last token."""
+    if core.folded or any(t1 - t0 < 2 for _, t0, t1 in core.segments):
+        return None
+    shorter = replace(core, segments=tuple((row, t0, t1 - 1) for row, t0, t1 in core.segments))
+    return {**got, "final_state": emulate(shorter, EXACT, Run())[1]}
+
+
 def stale_column(got: Outputs, core: Core) -> Outputs | None:
     """The last value column of the state never updated."""
     start = np.zeros_like(got["final_state"]) if core.start is None or core.folded else core.start
     final = got["final_state"].copy()
     final[..., -1] = start[..., -1]
     return {**got, "final_state": final}
+
+
+def apart(alter: Callable[[Core], Core | None], core: Core) -> Core | None:
+    """The altered core, no longer what its problem is lowered to: mistakes before the op must be made first."""
+    altered = alter(core)
+    return None if altered is None else replace(altered, problem=None)
 
 
 CORE: dict[str, tuple[str, Callable[..., Any]]] = {
@@ -224,16 +301,28 @@ CORE: dict[str, tuple[str, Callable[..., Any]]] = {
     "gate_base_2": ("2^g for e^g [5]", partial(gated, change=lambda g: np.maximum(g * np.log(2.0), WIPED))),
     "gate_missing": ("nothing decays [5]", partial(gated, change=lambda g: None)),
     "gate_twice": ("the decay applied twice [5]", partial(gated, change=lambda g: np.maximum(2 * g, WIPED))),
+    "gate_inverse": ("e^-g for e^g [5]", partial(gated, change=lambda g: -np.maximum(g, -1.0))),
+    "gate_exp_twice": ("e^-(e^g) for e^g [5]", partial(gated, change=lambda g: -np.exp(g))),
+    "gate_after_write": ("the decay after the token's write, which it reaches too [3]", gate_after_write),
+    "gate_of_all_channels": ("every channel with the mean of the gates [21]", partial(averaged_gate, axis=3)),
+    "gate_of_all_tokens": ("every token with the mean of the gates: retention [21]", partial(averaged_gate, axis=1)),
+    "gate_every_micro_step": ("the decay at every inner step [20]", partial(gate_in_micro_steps, last=False)),
+    "gate_last_micro_step": ("the decay at the last inner step [20]", partial(gate_in_micro_steps, last=True)),
+    "factors_swapped": ("a and b of the removal swapped [19]", factors_swapped),
     "gate_late": ("the gate of the token before [5]", partial(gated, change=lambda g: shifted(g, 1))),
     "gate_early": ("the gate of the token after [5]", partial(gated, change=lambda g: shifted(g, -1))),
     "beta_missing": ("beta taken as 1 [7]", partial(stepped, change=lambda b: None)),
     "beta_half": ("beta halved [7]", partial(stepped, change=lambda b: 0.5 * b)),
+    "beta_twice": ("beta doubled [7]", partial(stepped, change=lambda b: 2.0 * b)),
+    "beta_sigmoid_twice": ("the sigmoid of beta [7]", partial(stepped, change=lambda b: 1.0 / (1.0 + np.exp(-b)))),
+    "beta_of_head_0": ("every head with the beta of the first [8]", of_first_head),
     "beta_squared": ("beta squared [7]", squared),
     "beta_on_v_only": ("beta on the value, not on the correction [7]", only_on_v),
     "heads_tiled": ("value head h with key head h mod H [8]", tiled_heads),
     "gate_of_head_0": ("every head with the gate of the first [8]", first_head_gate),
     "rows_permuted": ("values and gates of another batch row [8]", rows_reversed),
     "one_start_for_all": ("every sequence from the state of the first [9]", one_start_for_all),
+    "sequences_joined": ("a packed sequence goes on from the end of the one before it [9]", carried_over),
     "initial_state_ignored": ("the initial state taken as zero [11]", no_start),
     "state_lost": ("the state lost at token 128 [11]", reset),
     "write_dropped": ("one token's write left out [11]", dropped_write),
@@ -248,9 +337,18 @@ CHUNK = {
     "exclusive_gate": "the query decayed by one token less [10]",
     "no_correction": "the writes of a chunk do not see one another [10]",
     "last_diagonal": "the diagonal missing in the last row of each chunk [10]",
+    "u_doubly_gated": "U with the decay that only W has [10]",
+    "truncated_inverse": "the inverse by the first three terms of its series [15]",
+    "one_newton_step": "the inverse by one Newton step from the identity [15]",
+}
+OVERFLOWS = {
+    "factored_decay": "e^(G_i - G_m) as e^G_i e^-G_m [13]",
+    "unmasked_decay": "e^(G_i - G_m) above the diagonal too, and then masked by a product with 0 [13]",
 }
 ANSWER: dict[str, tuple[str, Callable[..., Any]]] = {
     "final_state_transposed": ("the final state written as [V, K] [2]", on("final_state", transposed)),
+    "state_behind": ("the final state from before the last token [12]", one_token_behind),
+    "rows_normed": ("o divided by its root mean square [18]", on("o", without_length)),
     "stale_column": ("the state's last column never updated [12]", stale_column),
     "zeros": ("o all zero", on("o", put(lambda x, c: ..., np.zeros_like))),
     "last_row_zero": ("the last token of one head zero", on("o", put(lambda x, c: (row(c), -1, 0), np.zeros_like))),
@@ -267,8 +365,10 @@ ROUNDING: dict[str, tuple[str, dict[str, str]]] = {
     "truncated": ("o cut off, not rounded [14]", {"io": "truncated"}),
 }
 CATALOGUE = (
-    *(Mutant(name, doc, "core", alter) for name, (doc, alter) in CORE.items()),
+    *(Mutant(name, doc, "core", alter) for name, (doc, alter) in FRONT.items()),
+    *(Mutant(name, doc, "core", partial(apart, alter)) for name, (doc, alter) in CORE.items()),
     *(Mutant(f"chunk_{name}", doc, "chunk", slips=(name,)) for name, doc in CHUNK.items()),
+    *(Mutant(f"chunk_{name}", doc, "chunk", slips=(name,), precision=True) for name, doc in OVERFLOWS.items()),
     *(Mutant(name, doc, "answer", alter) for name, (doc, alter) in ANSWER.items()),
     *(Mutant(name, doc, "rounding", rounds=rounds, precision=True) for name, (doc, rounds) in ROUNDING.items()),
 )
@@ -287,6 +387,7 @@ def find(op: Op, name: str) -> Mutant:
     return known[name]
 
 
+INVERSES = ("no_correction", "truncated_inverse", "one_newton_step")
 EXACT = Policy("exact", "f64", "f64", "f64", "f64", "f64")
 
 
@@ -322,9 +423,11 @@ def mutated(mutant: Mutant, core: Core, policy: Policy = EXACT, run: Run | None 
 
 def meets(core: Core, slip: str) -> bool:
     """Whether the problem has what that switch of the chunk algebra acts on."""
-    if slip in ("w_ungated", "no_correction") and core.e is None:
+    if slip in ("w_ungated", "u_doubly_gated", *INVERSES) and core.e is None:
         return False
-    if slip == "mask_without_decay" and (core.g is None or core.g.shape[3] > 1):
+    if slip in ("mask_without_decay", "u_doubly_gated", *OVERFLOWS) and (core.g is None or core.g.shape[3] > 1):
+        return False
+    if slip == "exclusive_gate" and core.micro > 1:  # a token's last inner step has no decay of its own
         return False
     return core.g is not None or slip not in ("tail_gate", "w_ungated", "exclusive_gate")
 

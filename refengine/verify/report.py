@@ -103,7 +103,7 @@ def lines(found: Verdict) -> list[str]:
     said = [f"{found.verdict}  {found.op} as {found.policy.name} ({_policy(found)}), {found.compared} elements"]
     said += [f"  {fault}" for fault in found.faults[:5]]
     if found.exact:
-        said.append("  the inputs leave nothing to rounding: equality to the bit was asked for")
+        said.append("  the inputs leave nothing to rounding: equality was asked for")
     for s in found.statistics:
         marks = "  ".join(f"{name} {_short(s.values[name])}/{_short(s.limits[name][0])}" for name in NAMES)
         said.append(f"  {s.view:20} {s.level:4}  {marks}")

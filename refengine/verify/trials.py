@@ -6,11 +6,12 @@ Tensors that meet in a product are bfloat16, gates float32, and all of it comes 
 
 Exact inputs (`e1`, `e2`) keep every intermediate of every association, chunking and precision of 8 bits
 representable: one-hot keys, small integers, steps 0, 1/2 and 1, decays 1 and 0 (a log of -1024). Whoever is not
-bit-identical to the truth has an index wrong."""
+bit-identical to the truth has an index wrong. In `e3` some decays are 1/2, whose logarithm no format holds: answers
+are whole multiples of 1/8 but for that one rounding, and must be within a quarter of it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import ml_dtypes
@@ -19,14 +20,22 @@ from numpy.typing import NDArray
 
 from .. import ops
 from ..errors import UnavailableError
+from ..frontend.gates import Gate
+from ..frontend.norm import L2Norm
+from ..frontend.pairing import Conv
 from ..kernels import elementwise
 from ..numbers.bounded import apply
 from ..numbers.philox import words
-from ..spec import Tensor
+from ..spec import Op, Tensor
 
 Array = NDArray[Any]
 REGIMES = ("fla", "mamba", "nodecay", "corr", "strong")
-EXACT = ("e1", "e2")
+EXACT = ("e1", "e2", "e3")
+SLACK = {"e3": 2.0**-5}  # how far from the truth is still the same multiple of 1/8
+WINDOW = 8  # tokens of e3 after which everything is forgotten, so that nothing is halved more than twice
+SEEDED = (*REGIMES, "e1", "e2", "front", "e3")  # whose place is part of the seed
+FRONT = "front"  # what may come before the op: raw gates, norms, convolutions, a shift
+WIDTH = 4  # of a convolution
 GONE = -1024.0  # exp of it is 0 in float64 too; -256 is not enough
 
 
@@ -71,7 +80,7 @@ def trial(
     op = ops.get(name)
     micro = 2 if "num_householder" in op.options else 1
     size = {"B": B, "T": T, "H": H, "HV": HV, "K": K, "V": V, "T*n": T * micro}
-    draw = Draw(1 + seed * 64 + (*REGIMES, *EXACT).index(regime))
+    draw = Draw(1 + seed * 64 + SEEDED.index(regime))
     given: dict[str, Any] = {}
     for tensor in op.inputs:
         shape = tuple(size[axis] if axis in size else _unknown(name, tensor) for axis in tensor.axes[0].split())
@@ -81,7 +90,9 @@ def trial(
     if "a" in given and "b" in given:  # what is removed along a is written back against it, a part of it each time
         rate = 1.0 if regime in EXACT else draw.uniform(given["a"].shape)
         given["b"] = (-given["a"].astype(np.float64) * rate).astype(ml_dtypes.bfloat16)
-    if "p" in given and regime not in EXACT:  # a key of its own would feed the memory back into itself without bound
+    if "p" in given and regime == "e3":
+        given["p"] = given["k"]
+    elif "p" in given and regime not in EXACT:  # a key of its own would feed the memory back into itself without bound
         given["p"] = (given["k"].astype(np.float64) * draw.uniform(given["k"].shape, 0.5, 1.0)).astype(
             ml_dtypes.bfloat16
         )
@@ -89,11 +100,33 @@ def trial(
         given["num_householder"] = micro
     if start:
         state = (B, HV, K, V)
-        h0 = draw.whole(state, -3, 3) if regime in EXACT else draw.normal(state) * 0.5
+        h0 = draw.whole(state, -3, 3) * (4 if regime == "e3" else 1) if regime in EXACT else draw.normal(state) * 0.5
         given["initial_state"] = h0.astype(np.float32)
     if regime in EXACT:
         given["scale"] = 0.125
-    return given
+    return {**given, **before(op, draw, size, micro, start)} if regime == FRONT else given
+
+
+def before(op: Op, draw: Draw, size: Mapping[str, int], micro: int, start: bool) -> dict[str, Any]:
+    """A norm with an eps that shows, convolutions of queries, keys and values, keys shifted, the gate from raw
+    parameters."""
+    found: dict[str, Any] = {"use_qk_l2norm": L2Norm(1e-2), "key_shift": 1}
+    for role, name in (("query", "conv_q"), ("key", "conv_k"), ("value", "conv_v")):
+        axes = op.role(role)[0].axes[0].split()
+        channels = size[axes[2]] * size[axes[3]] * (micro if "T*n" in axes else 1)
+        reach = WIDTH - 1 + found["key_shift"] * (role == "key")
+        taps = (draw.normal((channels, WIDTH)) * 0.5).astype(np.float32)
+        bias = draw.uniform((channels,), -0.3, 0.3).astype(np.float32)
+        past = draw.normal((size["B"], channels, reach)).astype(ml_dtypes.bfloat16) if start else None
+        found[name] = Conv(taps, bias, state=past)
+    if len(op.role("decay")) == 1:
+        decay = op.role("decay")[0]
+        shape = tuple(size[axis] for axis in decay.axes[0].split())
+        a = draw.normal(shape).astype(np.float32)
+        A_log = draw.uniform((size["HV"],), -1.0, 1.0).astype(np.float32)
+        dt_bias = draw.uniform(shape[2:], -3.0, 1.0).astype(np.float32)
+        found |= {"gate": Gate(a, A_log, dt_bias), decay.name: None}
+    return found
 
 
 def _unknown(name: str, tensor: Tensor) -> int:
@@ -154,23 +187,31 @@ def one_hot(index: NDArray[np.int64], K: int) -> Array:
 
 def exact_values(draw: Draw, regime: str, tensor: Tensor, shape: tuple[int, ...]) -> Array:
     """One exact input."""
+    if tensor.role == "decay" and regime == "e3":  # two tokens of each window may halve, its last one forgets
+        t = np.arange(shape[1]).reshape(-1, *[1] * (len(shape) - 2)) % WINDOW
+        halves = ((t == 2) | (t == 5)) & (draw.whole(shape, 0, 3) > 0)
+        return np.where(t == WINDOW - 1, GONE, np.where(halves, np.log(0.5), 0.0))
     if tensor.role == "decay":
         return np.where(draw.whole(shape, 0, 15) == 0, GONE, 0.0)
     if tensor.role == "key" and regime == "e1":
         return one_hot(draw.whole(shape[:-1], 0, shape[-1] - 1), shape[-1])
+    if tensor.role == "key" and regime == "e3":  # few channels, so that each is written again and again
+        return one_hot(draw.whole(shape[:-1], 0, min(1, shape[-1] - 1)), shape[-1])
     if tensor.role == "key":  # every channel in turn, by a permutation of its own each time round
         B, T, H, K = shape
         order = np.argsort(draw.bits((B, -(-T // K), H, K))[..., 0], axis=-1, kind="stable")
         return one_hot(order.transpose(0, 1, 3, 2).reshape(B, -1, H)[:, :T], K)
-    if tensor.role == "query" and regime == "e2":
+    if tensor.role == "query" and regime in ("e2", "e3"):
         chosen = np.argsort(draw.bits(shape)[..., 0], axis=-1, kind="stable") < 4
         return np.asarray(np.where(chosen, 2.0 * draw.whole(shape, 0, 1) - 1.0, 0.0))
     if tensor.role == "query":
         return draw.whole(shape, -2, 2).astype(np.float64)
     if tensor.role == "value":
-        return draw.whole(shape, -3, 3).astype(np.float64)
+        return draw.whole(shape, -3, 3) * (4.0 if regime == "e3" else 1.0)
     if tensor.name in ("beta", "b", "w"):
-        return draw.whole(shape, 0, 1).astype(np.float64) if regime == "e1" else draw.whole(shape, 1, 2) * 0.5
+        if regime == "e3":
+            return np.minimum(draw.whole(shape, 0, 3), 1).astype(np.float64)
+        return draw.whole(shape, 1, 2) * 0.5 if regime == "e2" else draw.whole(shape, 0, 1).astype(np.float64)
     if tensor.name == "a":
         return -one_hot(draw.whole(shape[:-1], 0, shape[-1] - 1), shape[-1])
     return np.zeros(shape)

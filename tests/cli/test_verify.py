@@ -72,6 +72,21 @@ def test_mistakes_are_one_sentence(asked):
         bench.refused("verify", *args, says=[says])
 
 
+def test_a_report_that_cannot_be_written_is_refused_before_anything_runs(asked):
+    bench, source = asked
+    for option in ("--json", "--junit"):
+        where = bench.folder / "nowhere" / "f"
+        bench.refused("verify", source, "--exec", "false {in} {out}", option, where, says=[f"{where}: there is no"])
+        bench.refused("verify", source, "--exec", "false {in} {out}", option, source, says=[f"{option} takes another"])
+
+
+def test_the_answer_of_solve_is_a_candidate(asked):
+    bench, source = asked
+    bench.solve(source)
+    run = bench.run("verify", source, bench.out, "--grade", "f64")
+    assert run.exit_code == 0 and run.stdout.startswith("PASS"), run.output
+
+
 def test_a_function_by_name(asked, monkeypatch):
     bench, source = asked
     (bench.folder / "mykernel.py").write_text(

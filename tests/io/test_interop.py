@@ -274,3 +274,11 @@ def test_the_reference_of_these_tests_is_itself_right():
     assert [small_float(code, 5, 10, True) for code in (0x3C00, 0x8001, 0x7BFF)] == [
         struct.unpack("<e", struct.pack("<H", code))[0] for code in (0x3C00, 0x8001, 0x7BFF)
     ]
+
+
+@pytest.mark.parametrize("T", [0, 1])
+def test_small_broadcast_arrays_are_copied(T):
+    """Of no size, or of one entry, they pass for contiguous; whoever asks whether they may be written to is warned."""
+    x, y, _ = np.broadcast_arrays(-0.1, 0.5, np.zeros((1, T, 1)))
+    for given in (x, y):
+        assert to_numpy(given, "g").flags.writeable

@@ -123,6 +123,15 @@ def test_each_law_sees_what_breaks_it():
     assert laws(verified(first_head_for_all))["batch"] is False
 
 
+def test_a_packed_call_that_returns_too_few_states_is_told_their_shape():
+    def one_state(q, k, v, g, beta, initial_state=None, cu_seqlens=None):
+        o, final = right(q, k, v, g, beta, initial_state, cu_seqlens)
+        return o, final if cu_seqlens is None else final[:1]
+
+    law = next(law for law in verified(one_state).laws if law.name == "pack")
+    assert law.holds is False and law.detail == "final_state has shape [1, 4, 6, 5]; it is [4, 4, 6, 5]."
+
+
 def test_the_first_cut_that_breaks_is_named():
     def loses_the_state_of_whole_chunks(q, k, v, g, beta, initial_state=None):
         o, final = right(q, k, v, g, beta, initial_state)
@@ -150,6 +159,17 @@ def test_a_law_that_cannot_be_tried_says_why():
 
 def program(code):
     return Program(f'{sys.executable} -c "{code}" {{in}} {{out}}', seconds=5)
+
+
+def test_a_program_that_cannot_be_started_is_one_sentence(tmp_path):
+    (tmp_path / "plain").write_text("no program")
+    (tmp_path / "unknown").write_bytes(b"\x00\x01")
+    (tmp_path / "unknown").chmod(0o755)
+    for name, reason in (("missing", "No such file"), ("plain", "Permission denied"), ("unknown", "Exec format error")):
+        with pytest.raises(refengine.AdapterError) as refusal:
+            Program(f"{tmp_path / name} {{in}} {{out}}").outputs(OP, problem(), SHAPES, F32)
+        assert str(refusal.value).startswith(f"{tmp_path / name} cannot be started ({reason}")
+        assert "Traceback" not in str(refusal.value)
 
 
 ENDS = {

@@ -11,7 +11,7 @@ import refengine
 from refengine.verify.emulate import Core, Run, emulate
 from refengine.verify.policy import policy
 from refengine.verify.report import MOST_LINES
-from refengine.verify.trials import trial
+from refengine.verify.trials import SLACK, trial
 from refengine.verify.verdict import Judge, problem_of
 
 OP = "gated_delta_rule"
@@ -108,6 +108,25 @@ def test_exact_inputs_ask_for_equality():
     good["o"][0, 9, 0, 0] += 0.125
     found = judge.verdict(good)
     assert found.verdict == "FAIL" and "o must be equal to the bit here, but 1 elements are not" in found.faults[0]
+
+
+def test_halved_inputs_ask_for_the_same_multiple():
+    halved = trial(OP, "e3", **SIZE)
+    judge = Judge(problem_of(OP, halved), "f32", slack=SLACK["e3"])
+    good = made(halved, "f32")
+    good["final_state"] *= np.float32(1 + 1e-6)  # an exponential of its own
+    assert judge.verdict(good).verdict == "PASS"
+    twice = {**halved, "g": 2 * halved["g"]}
+    found = judge.verdict(made(twice, "f32"))
+    assert found.verdict == "FAIL" and "o must be equal to 0.03125 here" in found.faults[0]
+
+
+def test_what_lies_beside_the_outputs_in_a_file_is_no_output(inputs, judges):
+    good = made(inputs, "f32")
+    beside = {"o.bound": good["o"], "o.lo.bound": good["o"], "final_state.delta": good["o"], "states": good["o"]}
+    assert judges["f32"].verdict({**good, **beside, "pairing_state.k": good["o"]}).verdict == "PASS"
+    found = judges["f32"].verdict({**good, "p.bound": good["o"]})
+    assert found.faults == ("p.bound is no output of gated_delta_rule (its outputs: o, final_state).",)
 
 
 def test_float64_is_judged_by_a_truth_of_twice_its_precision(inputs):
