@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import json
 import textwrap
+from dataclasses import replace
 from typing import Any
 
 import click
 
 from refengine import ops
+from refengine.engine.checks import chosen
+from refengine.errors import InputError, nearest
 from refengine.spec import Op, Tensor
+
+from . import question
 
 HEAD = ("name", "what it is", "model", "loss", "optimiser", "forgetting")
 
 
 @click.command("ops")
 @click.argument("name", metavar="[NAME]", required=False)
+@click.option("--set", "assignments", metavar="NAME=VALUE", multiple=True, help="The op as these options make it.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("--markdown", is_flag=True, help="Print the table of all ops as Markdown.")
-def command(name: str | None, as_json: bool, markdown: bool) -> None:
+def command(name: str | None, assignments: tuple[str, ...], as_json: bool, markdown: bool) -> None:
     """The ops that can be solved, each as online learning: what is trained, on which loss, how, and how it forgets.
 
     With NAME all about one: paper, equations, inputs with their axes, conventions, options, and a command line.
@@ -27,9 +33,12 @@ def command(name: str | None, as_json: bool, markdown: bool) -> None:
     Example:
       refengine ops
       refengine ops gated_delta_rule
+      refengine ops ttt --set model=mlp --set optimiser=heavy_ball
     """
+    if assignments and name is None:
+        raise InputError("--set is for the options of one op; name it.")
     if name is not None:
-        op = ops.get(name)
+        op = made(ops.get(name), assignments)
         click.echo(json.dumps(about(op)) if as_json else page(op))
         return
     every = [ops.get(known) for known in ops.names()]
@@ -39,6 +48,18 @@ def command(name: str | None, as_json: bool, markdown: bool) -> None:
         click.echo(table(every))
     else:
         click.echo("\n\n".join(entry(op) for op in every))
+
+
+def made(op: Op, assignments: tuple[str, ...]) -> Op:
+    """The op with some of its options set, which are then the defaults that are shown."""
+    given = question.from_assignments(assignments)
+    for name in given:
+        if name not in op.options:
+            raise InputError(f"{op.name} has no option {name!r}{nearest(name, op.options)}.")
+    if not given:
+        return op
+    one, options = chosen(op, given)
+    return replace(one, options={n: replace(rule, default=options[n]) for n, rule in op.options.items()})
 
 
 def about(op: Op) -> dict[str, Any]:
@@ -100,12 +121,15 @@ def example(op: Op) -> str:
 def page(op: Op) -> str:
     """All about one op, for a person."""
     r, wide = op.reading, max(len(axes_text(t)) for t in op.inputs)
+    long = max(6, *(len(t.name) for t in op.inputs))
     lines = [click.style(f"{op.name}: {op.title}", bold=True), op.paper, ""]
     lines += [f"  {line}" for line in equations(op)]
     lines += ["", "As online learning"]
     lines += [f"  {what:12} {text}" for what, text in {**vars(r)}.items()]
     lines += ["", "Inputs"]
-    lines += [f"  {t.name:6} {axes_text(t):{wide}}  {t.doc}{'' if t.required else ' (optional)'}" for t in op.inputs]
+    lines += [
+        f"  {t.name:{long}} {axes_text(t):{wide}}  {t.doc}{'' if t.required else ' (optional)'}" for t in op.inputs
+    ]
     lines += ["", "States (initial_state in, final_state out; a tuple where there are several)"]
     lines += [f"  {t.name:13} {axes_text(t)}  {t.doc}" for t in op.states]
     lines += ["", "Conventions (the first is the default)"]

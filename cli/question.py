@@ -10,6 +10,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from refengine import Conv, Gate, L2Norm, ops
+from refengine.engine.checks import chosen
 from refengine.errors import InputError, nearest
 from refengine.spec import Op, Option
 
@@ -19,6 +20,7 @@ CONV_PARTS = ("weight", "bias", "state")
 GATE_PARTS = ("a", "A_log", "dt_bias")
 SCALE_IS_DEFAULT = "K^-1/2"  # how a solution spells the scale that most ops have by default
 NOTES = ("format",)  # near to a setting, but the usual note of who wrote the file
+NOTES_OR_OPTIONS = ("model", "loss", "optimiser")  # settings where the op has them, else notes of who trained it
 TYPO = 0.8  # how alike two words are that are taken for one, misspelled
 
 
@@ -217,7 +219,10 @@ def ask(
     settings = {**from_metadata(metadata), **said}
     if "op" not in settings:
         raise InputError(f"The file names no op; give --op NAME (known: {', '.join(ops.names())}).")
-    op = ops.get(settings["op"])
+    known = ops.get(settings["op"])
+    notes = [name for name in NOTES_OR_OPTIONS if name not in said and name not in known.options]
+    settings = {name: value for name, value in settings.items() if name not in notes}
+    op, _ = chosen(known, settings)
     check_tensors(op, tensors)
     plain = {t.name for t in op.inputs} | {"initial_state", "cu_seqlens", "beta_logits"}
     arguments: dict[str, Any] = {name: tensor for name, tensor in tensors.items() if name in plain}

@@ -113,6 +113,7 @@ class Op:
     scale_of: Mapping[str, str] = field(default_factory=dict)  # where a convention reads it otherwise
     options: Mapping[str, Option] = field(default_factory=dict)  # the op's own
     mutants: tuple[Mutant, ...] = ()  # mistakes of this op alone; verify/mistakes.py has those of them all
+    compose: Callable[..., Op] | None = None  # of a family of ops: the one that its options make, or a refusal
 
     def tensor(self, name: str) -> Tensor:
         for t in self.inputs:
@@ -202,6 +203,11 @@ class FastWeights:
     norm_inside: bool = False  # its 1e-5 stands under the root
     start: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def by_channel(self) -> bool:
+        """Whether every key channel decays by a factor of its own: of one layer, without bias."""
+        return self.decay is not None and self.decay.value.shape[-1] > 1
+
 
 @dataclass
 class Delta:
@@ -251,6 +257,7 @@ class Mesa:
     iterations: int = 0
     eps: float = 0.0
     start: str = "zero"
+    omega: float = 2.0  # the first of chebyshev
 
 
 @dataclass

@@ -9,6 +9,7 @@ from functools import cache
 import numpy as np
 
 from refengine import ops
+from refengine.engine.checks import chosen
 from refengine.engine.prepare import prepare
 from refengine.engine.problem import Asked, build
 
@@ -79,7 +80,7 @@ def case(
 ):
     """Keyword arguments of `solve` for one op in one regime."""
     rng = np.random.default_rng([seed, *name.encode(), *regime.encode()])
-    op = ops.get(name)
+    op, _ = chosen(ops.get(name), {})
     if cu_seqlens is not None:
         B, T = 1, int(cu_seqlens[-1])
     if regime == "still" or not any("V" in t.axes[0].split() for t in op.inputs):

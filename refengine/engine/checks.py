@@ -158,6 +158,12 @@ def option(name: str, rule: Option, value: Any) -> Any:
     return number
 
 
+def chosen(op: Op, given: Mapping[str, Any]) -> tuple[Op, dict[str, Any]]:
+    """The op's own options among `given`, with its defaults, and the op that they make."""
+    options = {name: option(name, rule, given.get(name, rule.default)) for name, rule in op.options.items()}
+    return op if op.compose is None else op.compose(**options), options
+
+
 def states(
     op: Op, value: Any, sizes: Sizes, allow_nonfinite: bool, tensors: Mapping[str, NDArray[Any]]
 ) -> tuple[NDArray[Any] | None, ...]:

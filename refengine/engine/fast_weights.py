@@ -47,7 +47,7 @@ class Operands:
     """The lowered inputs as the kernel takes them, in one float type; gates in float64."""
 
     vectors: tuple[Array, ...]  # q k v
-    gates: tuple[Array, ...]  # a eta reader [B, T, HV], theta [B, T, HV, 1 or 3]
+    gates: tuple[Array, ...]  # a eta reader [B, T, HV], theta [B, T, HV, 1 or 3], a by channels [B, T, HV, K] or [0]
     norm: tuple[Array, Array]  # LayerNorm weight and bias [HV, V]
     rule: tuple[int, ...]
     numbers: tuple[Any, ...]
@@ -74,7 +74,7 @@ class Operands:
             "output": OUTPUTS[x.output],
             "inner": not x.whole,
             "bias": "b2" in x.slots,
-            "decays": x.decay is not None,
+            "decays": x.decay is not None and not x.by_channel,
             "momentum": x.eta is not None,
             "before": x.before,
             "muon": x.muon is not None,
@@ -82,12 +82,17 @@ class Operands:
             "overwrite": x.overwrite,
             "weight_norm": WEIGHT_NORMS[x.weight_norm],
             "norm_inside": x.norm_inside,
+            "by_channel": x.by_channel,
         }
         eta = 0.0 * one if x.eta is None else gate(x.eta)
         numbers = (dtype.type(scale_of(p)[0]), x.norm_eps, x.loss_parameter)
         steps = np.zeros((0, 3)) if x.muon is None else np.asarray(x.muon, dtype=np.float64)
         norm = (np.ascontiguousarray(ln[0], dtype=dtype), np.ascontiguousarray(ln[1], dtype=dtype))
-        return cls((q, k, v), (gate(x.decay), eta, reader, theta), norm, codes(rule), numbers, steps)
+        fade = np.zeros((0, 0, 0, 0))
+        if x.by_channel:
+            fade = np.ascontiguousarray(x.decay.heads(HV).value, dtype=np.float64)
+        decay = one if x.by_channel else gate(x.decay)
+        return cls((q, k, v), (decay, eta, reader, theta, fade), norm, codes(rule), numbers, steps)
 
 
 def codes(rule: Mapping[str, Any]) -> tuple[int, ...]:
@@ -270,7 +275,8 @@ def scratch(x: FastWeights, shapes: tuple[int, int, int], C: int, dtype: np.dtyp
         side = min(rows, cols) if x.muon is not None else 0
         return room(side, side), room(side, side), room(rows, cols)
 
-    inputs = (room(C, K), room(C, K), room(C, V))
+    wide_room = room(C if x.by_channel else 0, K)
+    inputs = (room(C, K), room(C, K), room(C, V), wide_room, np.empty_like(wide_room))
     rows1 = (
         tuple(room(C, n) for n in (wide, R, wide, wide, R, wide, R, wide, wide))
         if few
@@ -353,8 +359,10 @@ def opposite(x: FastWeights) -> FastWeights:
         return Bounded.exact(backwards(y.value + push, 3))
 
     norm = tuple(backwards(y, 1) for y in x.norm)
+    decay = Bounded.exact(backwards(x.decay.value, 3)) if x.by_channel else x.decay
+    theta = tuple(Bounded.exact(y.value + y.error[..., None]) for y in x.theta)
     start = {slot: backwards(y, 1) for slot, y in x.start.items()}
-    return replace(x, q=turned(x.q), k=turned(x.k), v=turned(x.v), norm=norm, start=start)
+    return replace(x, q=turned(x.q), k=turned(x.k), v=turned(x.v), norm=norm, start=start, decay=decay, theta=theta)
 
 
 def compared(job: Job) -> tuple[Array, list[Array]]:

@@ -119,13 +119,14 @@ class Job:
     def arguments(self, h: int) -> tuple[Any, ...]:
         """What the kernel takes of one head besides its memory."""
         heads = tuple(h // (self.heads // x.shape[2]) if x.size else 0 for x in self.arrays)
-        given = self.x.lamb.value[0, 0, h]
-        lamb = np.repeat(given.astype(self.dtype)[:, None], self.lanes, axis=1)
-        wrong = float(np.abs(lamb[:, 0].astype(np.float64) - given).max())
-        share = float(given[0]) * (1 + 2.0**-20) if self.x.share else 0.0
-        ridge = (np.ascontiguousarray(lamb), float(given.min()), float(given.max()) + wrong, wrong, share)
+        exact = self.x.lamb.value[0, 0, h]
+        lamb = np.repeat(exact.astype(self.dtype)[:, None], self.lanes, axis=1)
+        wrong = float(np.abs(lamb[:, 0].astype(np.float64) - exact).max())
+        share = float(exact[0]) * (1 + 2.0**-20) if self.x.share else 0.0
+        ridge = (np.ascontiguousarray(lamb), float(exact.min()), float(exact.max()) + wrong, wrong, share)
         solver = SOLVERS[self.x.solver] + (self.x.solver == "cg" and self.x.start == "diagonal")
-        rule = (solver, self.x.iterations, self.dtype.type(self.x.eps))
+        number = self.x.omega if self.x.solver == "chebyshev" else self.x.eps
+        rule = (solver, self.x.iterations, self.dtype.type(number))
         return heads, self.arrays, self.errors, ridge, rule, self.constants
 
     def run(self, task: tuple[int, int], stop: Event, done: Callable[[int], None]) -> None:

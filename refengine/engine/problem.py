@@ -18,7 +18,7 @@ from ..frontend.norm import L2Norm
 from ..frontend.pairing import Conv, Paired, Segment
 from ..spec import Op
 from .axes import Sizes, measure, shape_text
-from .checks import finite, fit, floats, integers, offsets, one_of, option, room, schedule, states, stops, whole
+from .checks import chosen, finite, fit, floats, integers, offsets, one_of, room, schedule, states, stops, whole
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,7 +196,8 @@ def take(op: Op, given: Mapping[str, Any], implied: set[str], allow_nonfinite: b
     for name in given:
         if name not in names:
             known = [*names, *op.options, *(f.name for f in fields(Asked))]
-            raise InputError(f"{op.name} takes no {name!r}{nearest(name, known)}.")
+            how = " with these options" if op.compose else ""
+            raise InputError(f"{op.name} takes no {name!r}{how}{nearest(name, known)}.")
     tensors = {
         t.name: integers(t.name, given[t.name]) if t.integer else floats(t.name, given[t.name], allow_nonfinite)
         for t in op.inputs
@@ -319,12 +320,11 @@ def norm_of(use_qk_l2norm: bool | L2Norm) -> L2Norm | None:
 
 def build(op: str, given: Mapping[str, Any], asked: Asked) -> Problem:
     """Check everything that was asked."""
-    spec = ops.get(op)
+    spec, options = chosen(ops.get(op), given)
     one_of("precision", asked.precision, PRECISIONS)
     one_of("device", asked.device, DEVICES)
     one_of("form", asked.form, FORMS)
     loose = asked.allow_nonfinite
-    options = {name: option(name, rule, given.get(name, rule.default)) for name, rule in spec.options.items()}
     tensors, stand_ins = gather(spec, {n: x for n, x in given.items() if n not in spec.options}, asked)
     gate, beta_logits = stand_ins.get("gate"), stand_ins.get("beta_logits")
     measured = dict(tensors)

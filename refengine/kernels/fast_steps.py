@@ -106,6 +106,47 @@ def descend(W, b, P, c, A, E, F, last, tail, ends, bias, decays, momentum, panel
 
 
 @part
+def ages(fade, batch, t0, head, out):
+    """The product of each key channel's decays from the mini-batch's first token to each."""
+    called()
+    for i in range(out.shape[0]):
+        row, above = out[i], out[i - 1]
+        for r in range(row.size):
+            a = fade[batch, t0 + i, head, r]
+            row[r] = a if i == 0 else a * above[r]
+
+
+@part
+def by_channel(Q, A, E, fade, place, W, P, D, R, eta, reader, momentum, out):
+    """One layer whose rows decay each by a factor of its own, token by token: W_i and P_i of what was there before
+    the mini-batch, D_i and R_i of what it teaches, read as q (W_i + reader_i D_i); and its last token's weights."""
+    called()
+    batch, t0, head = place
+    clear(D)
+    clear(R)
+    clear(out)
+    for i in range(out.shape[0]):
+        e, o = E[i], out[i]
+        for r in range(W.shape[0]):
+            w, p, d, s = W[r], P[r], D[r], R[r]
+            a, key, query = fade[batch, t0 + i, head, r], A[i, r], Q[i, r]
+            for j in range(o.size):
+                s[j] = eta[i] * s[j] - key * e[j]
+                d[j] = a * d[j] + s[j]
+                w[j] = a * w[j]
+                if momentum:
+                    p[j] = eta[i] * p[j]
+                    w[j] = w[j] + p[j]
+                o[j] = o[j] + query * (w[j] + reader[i] * d[j])
+    for r in range(W.shape[0]):
+        w, p, d, s = W[r], P[r], D[r], R[r]
+        for j in range(w.size):
+            w[j] = w[j] + reader[out.shape[0] - 1] * d[j]
+            if momentum:
+                p[j] = p[j] + s[j]
+
+
+@part
 def orthogonalise(G, A, B, T, steps, panel):
     """Newton-Schulz in place: G / (|G| + 1e-7), then X <- a X + (b M + c M^2) X, M = X X' (from the narrow side)."""
     called()
@@ -215,3 +256,16 @@ def leap(W, P, G, A, E, lengths, room, square, parts, decay, push, rule, steps, 
         w[i] = w[i] + g[i]
     if weight_norm == POST_NORM:
         renorm(W, lengths, inside, room, W)
+
+
+@part
+def leap_bias(b, c, E, decay, push, momentum):
+    """The same step for a bias: momentum, then the sum of its errors."""
+    called()
+    for j in range(b.size):
+        g = push * c[j] if momentum else 0.0
+        for i in range(E.shape[0]):
+            g = g - E[i, j]
+        if momentum:
+            c[j] = g
+        b[j] = decay * b[j] + g

@@ -32,7 +32,7 @@ from ._products import lower_product, product
 from ._simd import called
 from .fast_rows import activate, add_row, clear, gather, norm_errors, norm_output, plain_errors, scale_rows, scatter
 from .fast_rule import AFTER, DOT, DURING, LINEAR, PLAIN, PRE_NORM, RESIDUAL_OUTPUT, RESIDUAL_QUERY, SWIGLU
-from .fast_steps import closing, descend, leap, mixing, renorm
+from .fast_steps import ages, by_channel, closing, descend, leap, leap_bias, mixing, renorm
 
 
 @part
@@ -117,6 +117,20 @@ def keys(rule, K, V, layers, room, theta, beta, lnw, lnb, numbers, panel):
 
 
 @part
+def respond(output, Q, out, room, lnw, lnb, numbers):
+    """What is said of an answer Z: Z itself, q + LN(Z), Z + LN(Z)."""
+    called()
+    if output == RESIDUAL_QUERY:
+        norm_output(out, Q, lnw, lnb, numbers[1], out)
+    elif output == RESIDUAL_OUTPUT:
+        for i in range(out.shape[0]):
+            row, copy = out[i], room[i]
+            for j in range(row.size):
+                copy[j] = row[j]
+        norm_output(out, room, lnw, lnb, numbers[1], out)
+
+
+@part
 def read(rule, Q, K, layers, sides, room, queries, mix, lnw, lnb, numbers, during, panel):
     """The query side: what the memory answers, into the last of `queries`."""
     called()
@@ -130,14 +144,7 @@ def read(rule, Q, K, layers, sides, room, queries, mix, lnw, lnb, numbers, durin
         see(Q, W1, b1, P1, c1, K, E1, Y1, moved1, S, N, beta, phi, during, bias, decays, momentum, panel)
         activate(Y1, Y2, slope, model, act, np.int64(0))
     see(Y2, W2, b2, P2, c2, X2, E2, out, moved2, S, N, beta, phi, during, bias, decays, momentum, panel)
-    if output == RESIDUAL_QUERY:
-        norm_output(out, Q, lnw, lnb, numbers[1], out)
-    elif output == RESIDUAL_OUTPUT:
-        for i in range(out.shape[0]):
-            row, copy = out[i], moved2[i]
-            for j in range(row.size):
-                copy[j] = row[j]
-        norm_output(out, moved2, lnw, lnb, numbers[1], out)
+    respond(output, Q, out, moved2, lnw, lnb, numbers)
 
 
 @njit
@@ -146,22 +153,39 @@ def run(place, chunks, q, k, v, gates, layers, sides, lengths, ln, o, scratch, r
 
     place    (batch, q's head, k's, v's); chunks [M, 4]: (first token, one past the last, update, apply)
     arrays   q, k [B, T, *, K]; v [B, T, HV, V]; gates: a, eta, reader [B, T, HV], theta [B, T, HV, 1 or 3] (gate,
-             second layer, up)
+             second layer, up), fade [B, T, HV, K] (instead of a, of one layer; by_channel)
     state    layers (W1, b1, W2, b2) and sides (their momenta), carried on; one layer is the second, the first empty
     lengths  of W1's columns and W2's at the start, for the rescaling; ln (weight, bias) of the LayerNorm
     written  o [B, T, HV, V]
     scratch  as engine/fast_weights.py allots it; rule: RULE; numbers (scale, eps of the LayerNorm, the loss's own);
              steps [n, 3]: Newton-Schulz coefficients
     """
-    model, _, _, mode, _, inner, bias, decays, momentum, _, muon, grouped, overwrite, weight_norm, inside = rule
+    (
+        model,
+        _,
+        _,
+        mode,
+        output,
+        inner,
+        bias,
+        decays,
+        momentum,
+        before,
+        muon,
+        grouped,
+        overwrite,
+        weight_norm,
+        inside,
+        wide,
+    ) = rule
     batch, hq, hk, hv = place
     inputs, rows1, rows2, mixes, c, leaps, panel = scratch
     W1, b1, W2, b2 = layers
     P1, c1, P2, c2 = sides
     U1, U2, G1, G2, room1, room2, square1, square2, parts = leaps
-    a, eta, reader, theta = gates
+    a, eta, reader, theta, fade = gates
     one = o.dtype.type(1)
-    wide = theta.shape[3] - 1
+    most = theta.shape[3] - 1
     for m in range(chunks.shape[0]):
         t0, t1, update, apply = chunks[m]
         n = t1 - t0
@@ -175,7 +199,7 @@ def run(place, chunks, q, k, v, gates, layers, sides, lengths, ln, o, scratch, r
             c[1, i] = eta[batch, t0 + i, hv]
             c[2, i] = reader[batch, t0 + i, hv]
             for x in range(3):
-                c[3 + x, i] = theta[batch, t0 + i, hv, min(x, wide)]
+                c[3 + x, i] = theta[batch, t0 + i, hv, min(x, most)]
             aged = c[0, i] * aged
             c[6, i] = aged
         Z1, X2, slope, E1, back = rows1[0][:n], rows1[1][:n], rows1[2][:n], rows1[3][:n], rows1[4][:n]
@@ -188,6 +212,14 @@ def run(place, chunks, q, k, v, gates, layers, sides, lengths, ln, o, scratch, r
             renorm(W1, lengths[0], inside, room1, U1)
             renorm(W2, lengths[1], inside, room2, U2)
             now = (U1, b1, U2, b2)
+        seen, aging = X2, inputs[3][:n]
+        if wide:
+            ages(fade, batch, t0, hv, aging)
+            if before:
+                seen = inputs[4][:n]
+                for i in range(n):
+                    for j in range(seen.shape[1]):
+                        seen[i, j] = aging[i, j] * K[i, j]
         room = (Z1, X2, slope, E1, Z2, E2, back)
         queries = (Y1, Y2, moved1, moved2, out)
         no, yes = np.int64(0), np.int64(1)
@@ -198,21 +230,30 @@ def run(place, chunks, q, k, v, gates, layers, sides, lengths, ln, o, scratch, r
             mixing(c[0], c[1], c[2], decays, momentum, n, N, c[6], c[7], c[8])
         mix = (S, N, c[6], c[7])
         if update or during:
-            keys(rule, K, V, now, room, c[3:6], c[6], ln[0], ln[1], numbers, panel)
-        if apply and mode != AFTER:
+            keys(rule, K, V, now, (Z1, seen, slope, E1, Z2, E2, back), c[3:6], c[6], ln[0], ln[1], numbers, panel)
+        if wide and inner:
+            place_of = (batch, t0, hv)
+            by_channel(Q, K, E2, fade, place_of, W2, P2, U2, G2, c[1], c[2], momentum, out)
+            respond(output, Q, out, moved2, ln[0], ln[1], numbers)
+        elif apply and mode != AFTER:
             read(rule, Q, K, now, sides, room, queries, mix, ln[0], ln[1], numbers, during, panel)
-        if update and inner:
+        if update and inner and not wide:
             ends = closing(c[0], c[1], c[2], n, c[8], c[9])
             descend(W2, b2, P2, c2, X2, E2, F2, c[8], c[9], ends, bias, decays, momentum, panel)
             if model != LINEAR:
                 descend(W1, b1, P1, c1, K, E1, F1, c[8], c[9], ends, bias, decays, momentum, panel)
-        elif update:
+        elif update and not inner:
             push = 0.0
             for i in range(n):
                 push = push + c[1, i]
             decay, push = c[6, n - 1], push / n
             how = (momentum, muon, yes if model == SWIGLU and not grouped else no, overwrite, weight_norm, inside)
             whole = (momentum, muon, no, overwrite, weight_norm, inside)
+            if wide:
+                scale_rows(W2, aging[n - 1])
+            if bias:
+                leap_bias(b2, c2, E2, decay, push, momentum)
+                leap_bias(b1, c1, E1, decay, push, momentum)
             leap(W2, P2, G2, X2, E2, lengths[1], room2, square2, parts, decay, push, whole, steps, panel)
             if model != LINEAR:
                 leap(W1, P1, G1, K, E1, lengths[0], room1, square1, parts, decay, push, how, steps, panel)

@@ -161,7 +161,7 @@ def solve(A, F, q, x, r, p, w, size, rule, K, zero, one):
         factor(A, K, F, one)
         substitute(F, K, x)
     elif solver == CHEBYSHEV:
-        chebyshev(A, K, q, size[0], size[1], x, p, w, steps, one)
+        chebyshev(A, K, q, size[0], size[1], x, p, w, steps, eps, one)
     else:
         conjugate_gradients(A, K, q, x, r, p, w, steps, eps, solver == CG_DIAGONAL, zero)
     defect(A, K, x, q, r)
@@ -237,7 +237,7 @@ def run(where, heads, arrays, errors, ridge, rule, numbers, memory, o, bound, sc
     arrays   q, k [B, T, *, K]; v [B, T, HV, V]; b, a, m [B, T, *, 1]; no tokens of m where y = x
     errors   of each [B, T, *], bounds on their own errors (of a: relative)
     ridge    (lamb [K, L], or [1, L] of a share of |H|; its smallest, largest and error; that share or 0)
-    rule     (solver, steps, eps); numbers: what `constants` gives
+    rule     (solver, steps, eps or Chebyshev's first omega); numbers: what `constants` gives
     memory   H [K, P], its lower triangle; track [3] (see step_slots); S [tiles, K, lanes]; N, E, fed, left [tiles,
              lanes] (see follow)
     written  o [B, T, HV, V] and bound [T]

@@ -267,10 +267,10 @@ def conjugate_gradients(A, n, q, x, r, p, w, steps, eps, diagonal, zero):
 
 
 @njit
-def chebyshev(A, n, q, size, shift, x, old, w, steps, one):
+def chebyshev(A, n, q, size, shift, x, old, w, steps, first, one):
     """x after so many steps on A x = q, A = H + shift with its eigenvalues between shift and shift + size [lane].
 
-    x_0 = eta q, eta = 2 / (2 shift + size), omega_0 = 2; then with s = (size / (2 shift + size))^2 / 4
+    x_0 = eta q, eta = 2 / (2 shift + size), omega_0 = first; then with s = (size / (2 shift + size))^2 / 4
     omega <- 1 / (1 - s omega);   x <- omega (x + eta (q - A x)) - (omega - 1) x_before
     """
     L = BLOCK // A.itemsize
@@ -279,7 +279,7 @@ def chebyshev(A, n, q, size, shift, x, old, w, steps, one):
     eta = (unit + unit) / whole
     half = block(size, 0) / (whole + whole)
     s = half * half
-    omega = unit + unit
+    omega = spread(first)
     for i in range(0, x.size, L):
         store(x, i, eta * block(q, i))
         store(old, i, block(q, i) - block(q, i))

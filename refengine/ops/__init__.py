@@ -37,6 +37,7 @@ NAMES = (
     "lact",
     "titans",
     "titans_mlp",
+    "ttt",
 )
 
 

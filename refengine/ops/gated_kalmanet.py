@@ -8,19 +8,21 @@ from ..errors import InputError
 from ..spec import Mesa, Op, Option, Reading, Tensor
 from .mesa_net import MEMORY, eliminate
 
+OMEGA = {"released": 2.0, "first": 1.0}
 
-def iterate(A, y, size, shift, iterations):
+
+def iterate(A, y, size, shift, iterations, omega):
     """What the released kernels have for A^-1 y, the eigenvalues of A lying between shift and shift + size."""
     eta = 2 / (2 * shift + size)
     s = (size / (2 * shift + size)) ** 2 / 4
-    omega, x, before = 2, eta * y, 0 * y
+    x, before = eta * y, 0 * y
     for _ in range(iterations):
         omega = 1 / (1 - s * omega)
         x, before = omega * (x + eta * (y - A @ x)) - (omega - 1) * before, x
     return x
 
 
-def step(S, *, q, k, v, g, beta, alpha, scale, solver, iterations, ridge, eps):
+def step(S, *, q, k, v, g, beta, alpha, scale, convention, solver, iterations, ridge, eps):
     H, G = S
     a, b = np.exp(g), (beta + eps) ** 2
     H = a * H + b * k[:, None] * k
@@ -28,18 +30,18 @@ def step(S, *, q, k, v, g, beta, alpha, scale, solver, iterations, ridge, eps):
     size = np.sqrt((H * H).sum())
     shift = ridge * size if size != 0 else size + 1
     A = H + shift * np.eye(len(k))
-    x = eliminate(A, q) if solver == "exact" else iterate(A, q, size, shift, iterations)
+    x = eliminate(A, q) if solver == "exact" else iterate(A, q, size, shift, iterations, OMEGA[convention])
     return (H, G), scale * ((q + alpha * (x - q)) @ G)
 
 
-def lower(x, *, HV, solver, iterations, ridge, eps, **_):
+def lower(x, *, HV, convention, solver, iterations, ridge, eps, **_):
     if not ridge > 0:
         raise InputError(f"ridge is {ridge:g}; it must be positive.")
     weight = x["beta"] + x["beta"].filled(eps)
     lamb = x["beta"].plain.exact(np.full((1, 1, HV, 1), ridge))
     mix = x["beta"].filled(1.0) if x["alpha"] is None else x["alpha"]
     parts = dict(q=x["q"], k=x["k"], v=x["v"], a=x["g"].decay(), b=weight * weight, lamb=lamb, mix=mix)
-    return Mesa(**parts, share=True, solver=solver, iterations=iterations)
+    return Mesa(**parts, share=True, solver=solver, iterations=iterations, omega=OMEGA[convention])
 
 
 OP = Op(
@@ -71,6 +73,10 @@ OP = Op(
     step=step,
     lower=lower,
     states=MEMORY,
+    conventions={
+        "released": "chebyshev starts with omega_0 = 2, as the released kernels but one",
+        "first": "the first forward kernel's omega_0 = 1; both converge, and exact has none",
+    },
     options={
         "solver": Option(
             "exact", "how x_t is found: exactly (Cholesky) or as the kernels do", choices=("exact", "chebyshev")
