@@ -38,7 +38,6 @@ def _vector_bytes() -> int:
 
 BYTES = _vector_bytes()
 HALF = BYTES // 2  # for kernels with twice the live values
-NARROW = min(BYTES, 128)  # for sweeps with so many sums that wider vectors would not fit the registers
 BLOCK = 64
 
 
@@ -89,12 +88,6 @@ def load(typing: Any, array: Any, index: Any) -> Any:
 def load_half(typing: Any, array: Any, index: Any) -> Any:
     """Half as many lanes as `load`."""
     return _load(Vec(array.dtype, HALF), array)
-
-
-@intrinsic
-def load_narrow(typing: Any, array: Any, index: Any) -> Any:
-    """NARROW bytes of lanes."""
-    return _load(Vec(array.dtype, NARROW), array)
 
 
 @intrinsic
@@ -265,12 +258,6 @@ def turn(typing: Any, x: Any, to: Any, base: Any, step: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(x, to, types.intp, types.intp), code
-
-
-@intrinsic
-def splat_narrow(typing: Any, x: Any) -> Any:
-    """One number in every lane of NARROW bytes."""
-    return Vec(x, NARROW)(x), lambda context, builder, sig, args: _spread(builder, sig.return_type, args[0])
 
 
 def _reduce(name: str, start: bool) -> Any:
