@@ -75,7 +75,8 @@ def slots_of(place, heads, q, k, e, a, errors, lines, slots, start, W, rule, num
         off_k, off_e = dk[batch, t, hk], de[batch, t, he]
         bounds = (off_k, off_e, da[batch, t, ha], dv[batch, t, hv], db[batch, t, hv])
         erasing = lines[0] if erase == ERASE_IS_KEY else lines[1]
-        step_slots(w, lines[0], erasing, lines[2], a.shape[3], bounds, pre, erase, u, u, sums, cast, cast_gate, tau)
+        kk, channels = dot(lines[0], lines[0]), a.shape[3]
+        step_slots(w, kk, lines[0], erasing, lines[2], channels, bounds, pre, erase, u, u, sums, cast, cast_gate, tau)
         w[TO_W] = (sums * up * w[K_NORM] + w[DK]) * up
         w[E_NORM] = w[K_NORM] if erase == ERASE_IS_KEY else 0.0
         w[DE] = w[DK] if erase == ERASE_IS_KEY else 0.0
@@ -89,7 +90,7 @@ def slots_of(place, heads, q, k, e, a, errors, lines, slots, start, W, rule, num
         if (t - begin + 1) % micro == 0:
             widen(q, batch, t // micro, hq, lines, 3)
             off_q = dq[batch, t // micro, hq]
-            read_slots(w, lines[3], off_q, u, sums, cast, tau)
+            read_slots(w, dot(lines[3], lines[3]), lines[3], off_q, u, sums, cast, tau)
             w[DQ] = (off_q + cast * w[Q_NORM] + tau) * up
 
 
