@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import click
 
 from refengine.diagnose import words
 from refengine.diagnose.diagnosis import Case
+from refengine.diagnose.probes import settling
+from refengine.io import tensorfile
+from refengine.verify.candidates import as_file
 
 from . import candidate
 
 
 @click.command("diagnose")
 @candidate.options
+@click.option("--probe", metavar="FILE", help="Write an input that would tell apart what this one does not.")
 @click.option("--schema", is_flag=True, is_eager=True, expose_value=False, callback=lambda c, _, on: _schema(c, on),
               help="Print the JSON's schema.")  # fmt: skip
-def command(source: str, grade: str, outputs: str | None, json_file: str | None, **given: Any) -> None:
+def command(
+    source: str, grade: str, outputs: str | None, json_file: str | None, probe: str | None, **given: Any
+) -> None:
     """Where a kernel goes wrong, and which known mistake reproduces what it gives.
 
     IN, GOT, --call, --exec and the grades are those of `refengine verify`. A mistake is named only if it leaves no more
@@ -29,13 +36,18 @@ def command(source: str, grade: str, outputs: str | None, json_file: str | None,
       refengine diagnose layer.safetensors --exec './impl {in} {out}' --grade f32:recurrent
     """
     asked = candidate.asked(source, outputs, given)
-    candidate.check_reports(source, {"--json": json_file})
+    candidate.check_reports(source, {"--json": json_file, "--probe": probe})
     case = Case(asked.op, asked.inputs, grade)
     chosen = candidate.candidate(given)
-    got = chosen if isinstance(chosen, dict) else case.outputs(chosen, asked.names)
-    found = case.diagnosis(got, asked.names)
+    found = case.diagnosis(chosen, asked.names) if isinstance(chosen, dict) else case.live(chosen, asked.names)
     click.echo(found.to_json() if json_file == "-" else found.text)
     candidate.write(json_file, found.to_json() + "\n")
+    if probe:
+        name, inputs, times = settling(case.judge.problem, case.inputs, case.judge.policy, found.ranking)
+        if name:
+            tensorfile.write(Path(probe), *as_file(case.op, inputs))
+        said = f"{probe}: on this input they differ {times:.3g} times" if name else "There is nothing to tell apart"
+        click.echo(f"{said}.", err=True)
 
 
 def _schema(ctx: click.Context, on: bool) -> None:

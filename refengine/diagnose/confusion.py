@@ -3,7 +3,7 @@ called."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,14 +11,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import ops
+from ..frontend.norm import L2Norm
 from ..spec import Mutant
 from ..verify.emulate import Run, emulate
 from ..verify.mistakes import mutated, of
 from ..verify.mutate import stored
-from ..verify.trials import trial
+from ..verify.trials import FRONT, trial
 from .diagnosis import NAMED, NOTHING_WRONG, TWINS, Case, Diagnosis
+from .probes import FAINT, SHARP, WIDE, drawn
 
-REGIMES = ("mamba", "nodecay", "corr", "strong")
+PACKED = "packed"  # short sequences in one row, with all that may come before the op
+SHORT = 12
+REGIMES = ("mamba", FRONT, SHARP, WIDE, FAINT, "nodecay", "corr", "strong", PACKED)
 WAYS = (Run("recurrent"), Run("chunk", 64))
 SIZES: dict[str, Any] = {"B": 2, "T": 100, "H": 2, "HV": 4, "K": 16, "V": 16}
 
@@ -39,13 +43,21 @@ class Row:
         return self.mutant.name in self.called
 
 
-def cases(op: str, grade: str, seed: int, sizes: dict[str, Any] | None = None) -> Iterator[tuple[str, Case]]:
+def cases(op: str, grade: str, seed: int, sizes: Mapping[str, Any] = SIZES) -> Iterator[tuple[str, Case]]:
     """One fresh problem of each regime."""
     for regime in REGIMES:
-        given: dict[str, Any] = trial(op, regime, seed, **(sizes or SIZES))
-        if grade.startswith("f32"):
-            given = {n: np.asarray(x, np.float32) if isinstance(x, np.ndarray) else x for n, x in given.items()}
-        yield regime, Case(op, given, grade)
+        if regime == PACKED:
+            given = trial(op, FRONT, seed, **{**sizes, "B": 1}, start=False)
+            given["cu_seqlens"] = [*range(0, sizes["T"], SHORT), sizes["T"]]
+        else:
+            given = drawn(op, regime, seed, **sizes)
+            given |= {"use_qk_l2norm": L2Norm(1e-3)} if regime == FAINT else {}
+        yield regime, Case(op, widened(given) if grade.startswith("f32") else given, grade)
+
+
+def widened(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Arrays of floats in float32."""
+    return {n: np.asarray(x, np.float32) if isinstance(x, np.ndarray) else x for n, x in given.items()}
 
 
 def made(mutant: Mutant, case: Case, run: Run) -> dict[str, NDArray[Any]] | None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
@@ -13,8 +14,11 @@ from ..verify.candidates import Called, Live
 from ..verify.policy import Policy
 from ..verify.statistics import FAIL
 from ..verify.verdict import Judge, Verdict, problem_of
+from .fits import fitted
+from .pairs import pairs
+from .probes import settled
 from .suspects import singles
-from .what import Finding, Lineup, named
+from .what import Finding, Lineup, named, ranked
 from .where import Where, localise
 
 Array = NDArray[Any]
@@ -32,6 +36,7 @@ class Diagnosis:
     best      the mistake that is named, or None (of twins the first)
     twins     all that are named
     open      those that explain it without being named
+    probed    the inputs that a candidate that can be run was tried on besides, to tell suspects apart
     ranking   every suspect that was tried, the best first
     where     what is wrong, from which token on, and the pattern
     verdict   what `refengine.verify` says
@@ -43,6 +48,7 @@ class Diagnosis:
     ranking: tuple[Finding, ...] = ()
     twins: tuple[Finding, ...] = ()
     open: tuple[Finding, ...] = ()
+    probed: tuple[str, ...] = ()
 
     @property
     def best(self) -> Finding | None:
@@ -69,15 +75,11 @@ class Case:
         self.op, self.inputs = op, inputs
         self.judge = Judge(problem_of(op, inputs), grade, threads=threads)
 
-    def outputs(self, live: Live, names: Sequence[str] | None) -> dict[str, Any]:
-        """What a candidate that can be run gives."""
-        shapes = {name: self.judge.values(name).shape for name in names or self.judge.names}
-        return live.outputs(self.op, self.inputs, shapes, self.judge.policy)
-
     def diagnosis(self, got: Mapping[str, Any], names: Sequence[str] | None) -> Diagnosis:
         """Of outputs."""
         judge = self.judge
-        verdict = judge.verdict(got, names)
+        with np.errstate(all="ignore"):
+            verdict = judge.verdict(got, names)
         usable = judge.faults(got, names or judge.names)[1]
         if verdict.verdict != FAIL:
             return Diagnosis(NOTHING_WRONG, verdict, Where(right=tuple(usable)))
@@ -85,15 +87,34 @@ class Case:
             return Diagnosis(UNUSABLE, verdict, Where())
         where = localise(judge, verdict.statistics, usable)
         lineup = Lineup(judge.core, judge.policy, usable, verdict.statistics)
-        findings = lineup.findings(singles(judge.problem.op, judge.policy))
+        op = judge.problem.op
+        findings: list[Finding] = []
+        for suspects in (
+            lambda: singles(op, judge.policy),
+            lambda: fitted(judge, lineup, where),
+            lambda: pairs(op, lineup),
+        ):
+            findings = ranked([*findings, *lineup.findings(suspects())])
+            if findings and findings[0].explains:
+                break
         return concluded(verdict, where, findings)
 
+    def live(self, candidate: Live, names: Sequence[str] | None) -> Diagnosis:
+        """Of a candidate that can be run: on other inputs too, where these do not decide."""
+        shapes = {name: self.judge.values(name).shape for name in names or self.judge.names}
+        got = candidate.outputs(self.op, self.inputs, shapes, self.judge.policy)
+        found = self.diagnosis(got, names)
+        if found.outcome not in (TWINS, OPEN):
+            return found
+        findings, ran = settled(self.judge, self.inputs, candidate, found.ranking, names or self.judge.names)
+        return concluded(found.verdict, found.where, findings, ran)
 
-def concluded(verdict: Verdict, where: Where, findings: Sequence[Finding]) -> Diagnosis:
+
+def concluded(verdict: Verdict, where: Where, findings: Sequence[Finding], ran: Sequence[str] = ()) -> Diagnosis:
     """What follows from the findings."""
     sure, candidates = named(findings)
     outcome = TWINS if len(sure) > 1 else NAMED if sure else OPEN if candidates else UNKNOWN
-    return Diagnosis(outcome, verdict, where, tuple(findings), sure, candidates)
+    return Diagnosis(outcome, verdict, where, tuple(findings), sure, candidates, tuple(ran))
 
 
 def diagnose(
@@ -142,4 +163,4 @@ def diagnose(
         candidate = Called(candidate, framework, device)
     elif not hasattr(candidate, "outputs"):
         raise InputError(f"candidate is a {type(candidate).__name__}; it is a mapping of outputs, or a callable.")
-    return case.diagnosis(case.outputs(candidate, outputs), outputs)
+    return case.live(candidate, outputs)

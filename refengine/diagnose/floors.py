@@ -56,7 +56,7 @@ def floor(
     compute: Compute, exact: Outputs, policy: Policy, ensemble: Sequence[Sequence[Run]]
 ) -> tuple[dict[str, View], dict[str, Scale]] | None:
     """The exact outputs as rows, and what an honest implementation errs in each."""
-    true = {view.name: view for view in views(exact)}
+    true = {view.name: view for view in views(finite_where(exact, exact))}
     squares: dict[str, list[list[Array]]] = {name: [] for name in true}
     gains: dict[str, list[Array]] = {name: [] for name in true}
     for group in ensemble:
@@ -103,8 +103,7 @@ def fit(
         if exact is None or not same_holes(got, exact):
             return NOTHING
         exact = {name: exact[name] for name in got}
-        clean = finite_where(exact, exact)
-        made = floor(compute, clean, policy, runs(suspect, policy, quick))
+        made = floor(compute, exact, policy, runs(suspect, policy, quick))
         if made is None:
             return NOTHING
         true, scale = made

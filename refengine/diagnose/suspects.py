@@ -15,6 +15,7 @@ from ..verify.mistakes import EXACT, Outputs, mutated, of
 from ..verify.policy import Policy
 
 Array = NDArray[Any]
+PLACES = frozenset({"at", "token", "tokens", "sequence"})  # parameters that are one
 CHUNKS = (64, 16, 32, 128)
 
 
@@ -54,6 +55,11 @@ class Suspect:
         return self.way is None and self.rounds
 
     @property
+    def located(self) -> bool:
+        """It is about one place of these outputs, which no other problem has."""
+        return not PLACES.isdisjoint(self.parameters)
+
+    @property
     def structural(self) -> tuple[Mutant, ...]:
         """The mistakes that what is foretold has in it."""
         return tuple(m for m in self.mutants if not (self.sized and m.precision)) or (NONE,)
@@ -77,12 +83,16 @@ class Suspect:
             core = changed
         return core, tuple(left)
 
-    def exact(self, core: Core, policy: Policy) -> Outputs | None:
+    def exact(self, core: Core, policy: Policy, narrow: bool = False) -> Outputs | None:
         """What an implementation with these mistakes would compute if it rounded nothing else."""
-        return self.outputs(core, self.unrounded(policy), self.way or RECURRENT)
+        return self.outputs(core, self.unrounded(policy, narrow), self.way or RECURRENT)
 
-    def unrounded(self, policy: Policy) -> Policy:
-        """Nothing is rounded, but the outputs where a mistake is in how they are."""
+    def unrounded(self, policy: Policy, narrow: bool = False) -> Policy:
+        """Nothing is rounded, but the outputs where a mistake is in how they are; in the policy's own arithmetic where
+        one is in what overflows, or (narrow) something did."""
+        if narrow or any(m.precision and m.acts == "chunk" for m in self.mutants):
+            a = policy.accum
+            return Policy("unrounded", a, a, a, a, a)
         return replace(EXACT, io=policy.io) if any("io" in m.rounds for m in self.mutants) else EXACT
 
     def outputs(self, core: Core, policy: Policy, run: Run) -> Outputs | None:

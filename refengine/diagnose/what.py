@@ -23,19 +23,19 @@ from .floors import NOTHING, Fit, cut, fit
 from .suspects import RECURRENT, Suspect, finished, part
 
 Array = NDArray[Any]
+TINY = float(np.finfo(np.float64).tiny)
 BEATS = 10.0  # how many times further the runner-up must be
 BEST = 0.1  # a score below which nothing is any better
-NEAREST = 6  # suspects tried on everything, at least
-TWINS = 3.0  # and all within that of the nearest
+NEAR = 4.0  # the score of one head up to which a suspect is tried on everything
+RIVALS = 2  # and so many more where one explains everything
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One suspect and how it fits: on the outputs given, and (probed) on inputs tried since, the worst of them."""
+    """One suspect and how it fits: the outputs given, then those on every input tried since."""
 
     suspect: Suspect
-    fit: Fit
-    probed: tuple[Fit, ...] = ()
+    fits: tuple[Fit, ...]
 
     @property
     def name(self) -> str:
@@ -43,11 +43,20 @@ class Finding:
 
     @property
     def explains(self) -> bool:
-        return all(f.explains for f in (self.fit, *self.probed))
+        return all(f.explains for f in self.fits)
 
     @property
     def score(self) -> float:
-        return max(f.score for f in (self.fit, *self.probed))
+        """The worst of them."""
+        return max(f.score for f in self.fits)
+
+    @property
+    def R(self) -> float:  # noqa: N802  # the statistic's name
+        return max(f.R for f in self.fits)
+
+    def times(self, best: Finding) -> float:
+        """How many times further it is than another, on the input where that is most."""
+        return max(f.score / max(g.score, BEST) for f, g in zip(self.fits, best.fits, strict=False))
 
 
 class Lineup:
@@ -64,8 +73,10 @@ class Lineup:
         if not suspect.local:
             return self.fit(suspect, quick=True)
         changed, left = suspect.altered(self.core)
-        if changed is None or changed.segments != self.core.segments or changed.micro != self.core.micro:
+        if changed is None:
             return NOTHING
+        if changed.segments != self.core.segments or changed.micro != self.core.micro:
+            return self.fit(suspect, quick=True)
         alone = part(changed, *self.at)
 
         def compute(policy: Policy, run: Run) -> Outputs | None:
@@ -75,17 +86,23 @@ class Lineup:
             exact = finished(
                 tuple(m for m in left if m in suspect.structural),
                 alone,
-                suspect.unrounded(self.policy),
+                suspect.unrounded(self.policy, narrow=not finite(self.got)),
                 suspect.way or RECURRENT,
             )
         return fit(suspect, compute, exact, self.small, self.policy, alone.segments, quick=True)
 
+    def rough(self, suspect: Suspect) -> float:
+        """How far what is foretold is from what was given, relative to its size: o and the state, the larger."""
+        with np.errstate(all="ignore"):
+            changed, left = suspect.altered(self.core)
+            if changed is None or changed.segments != self.core.segments:
+                return np.inf
+            exact = finished(left, part(changed, *self.at), suspect.unrounded(self.policy), suspect.way or RECURRENT)
+            return np.inf if exact is None else distance(exact, self.small)
+
     def fit(self, suspect: Suspect, quick: bool = False) -> Fit:
         """On everything."""
-        with np.errstate(all="ignore"):
-            exact = replace(suspect, mutants=suspect.structural).exact(self.core, self.policy)
-        compute = partial(suspect.outputs, self.core)
-        return fit(suspect, compute, exact, self.got, self.policy, self.core.segments, quick)
+        return fit_whole(suspect, self.core, self.policy, self.got, quick)
 
     def rated(self, suspects: Iterable[Suspect]) -> list[tuple[Fit, Suspect]]:
         """Every suspect's quick fit, the nearest first."""
@@ -100,16 +117,30 @@ class Lineup:
 
     def findings(self, suspects: Iterable[Suspect]) -> list[Finding]:
         """All that come near enough to be tried on everything, the best first; then the others by their quick fit."""
-        rated = self.rated(suspects)
-        if not rated:
-            return []
-        nearest = rated[0][0].score
-        near = [
-            i for i, (f, _) in enumerate(rated) if np.isfinite(f.score) and (i < NEAREST or f.score <= TWINS * nearest)
-        ]
-        tried = [Finding(rated[i][1], self.fit(rated[i][1])) for i in near]
-        rest = [Finding(s, f) for i, (f, s) in enumerate(rated) if i not in near and np.isfinite(f.score)]
-        return ranked([*tried, *(Finding(f.suspect, weaker(f.fit)) for f in rest)])
+        rated = [(f, s) for f, s in self.rated(suspects) if np.isfinite(f.score)]
+        near = max(1, sum(f.score <= NEAR for f, _ in rated))
+        tried = [Finding(s, (self.fit(s),)) for _, s in rated[:near]]
+        if any(f.explains for f in tried):  # those that it must beat
+            tried += [Finding(s, (self.fit(s),)) for _, s in rated[near : near + RIVALS]]
+        rest = [Finding(s, (weaker(f),)) for f, s in rated[len(tried) :]]
+        return ranked([*tried, *rest])
+
+
+def finite(got: Mapping[str, Array]) -> bool:
+    return all(bool(np.isfinite(x).all()) for x in got.values())
+
+
+def fit_whole(suspect: Suspect, core: Core, policy: Policy, got: Mapping[str, Array], quick: bool = False) -> Fit:
+    """How a suspect fits the outputs of a whole problem."""
+    with np.errstate(all="ignore"):
+        exact = replace(suspect, mutants=suspect.structural).exact(core, policy, narrow=not finite(got))
+    return fit(suspect, partial(suspect.outputs, core), exact, got, policy, core.segments, quick)
+
+
+def distance(exact: Mapping[str, Array], got: Mapping[str, Array]) -> float:
+    """The largest error of an output, relative to what is foretold."""
+    far = [float(np.linalg.norm(x - exact[n])) / max(float(np.linalg.norm(exact[n])), TINY) for n, x in got.items()]
+    return max(far, default=np.inf) if np.isfinite(far).all() else np.inf
 
 
 def weaker(fit: Fit) -> Fit:
@@ -138,7 +169,7 @@ def named(findings: Sequence[Finding]) -> tuple[tuple[Finding, ...], tuple[Findi
     if not best:
         return (), tuple(f for f in findings if f.explains)
     others = [f for f in findings if not f.explains and not f.suspect.sized]
-    sure = all(f.score >= BEATS * max(best[0].score, BEST) for f in others)
+    sure = all(f.times(best[0]) >= BEATS for f in others)
     return (best, ()) if sure else ((), best)
 
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..verify.report import as_data as verdict_as_data
 from ..verify.report import clean
-from .what import BEATS, BEST, Finding
+from .what import BEATS, Finding
 
 if TYPE_CHECKING:
     from .diagnosis import Diagnosis
@@ -32,7 +31,19 @@ SCHEMA: dict[str, Any] = {
     "$schema": "https://json-schema.org/draft/2020-12/schema",
     "title": "refengine diagnose",
     "type": "object",
-    "required": ["schema_version", "outcome", "op", "best", "twins", "open", "ranking", "where", "verdict", "text"],
+    "required": [
+        "schema_version",
+        "outcome",
+        "op",
+        "best",
+        "twins",
+        "open",
+        "ranking",
+        "where",
+        "verdict",
+        "probed",
+        "text",
+    ],
     "properties": {
         "schema_version": {"const": 1},
         "outcome": {"enum": ["named", "twins", "open", "unknown", "nothing wrong", "unusable"]},
@@ -69,6 +80,7 @@ SCHEMA: dict[str, Any] = {
                 "hint": {"type": "string"},
             },
         },
+        "probed": {"type": "array", "items": {"type": "string"}},
         "verdict": {"type": "object", "description": "as `refengine verify --json` has it"},
         "text": {"type": "string"},
     },
@@ -86,6 +98,7 @@ def as_data(found: Diagnosis) -> dict[str, Any]:
         "open": [f.name for f in found.open],
         "ranking": [suspect(f) for f in found.ranking],
         "where": dict(found.where.__dict__),
+        "probed": list(found.probed),
         "verdict": verdict_as_data(found.verdict),
         "text": found.text,
     }
@@ -98,7 +111,7 @@ def suspect(f: Finding) -> dict[str, Any]:
         "names": list(f.suspect.names),
         "doc": f.suspect.doc,
         "score": f.score,
-        "R": f.fit.R,
+        "R": f.R,
         "explains": f.explains,
         "parameters": dict(f.suspect.parameters),
     }
@@ -160,15 +173,27 @@ def most_like(found: Diagnosis) -> list[str]:
         names = " or ".join(f.name for f in found.open)
         said = f"It is most like {names} ({best.suspect.doc}), which explains it"
         if runner:
-            said += f", but {runner.name} is only {runner.score / max(best.score, BEST):.1f} times further"
-        return [f"{said}: less than {BEATS:g} times, so it is not named."]
-    sure = f"What is left then is honest rounding (R {best.fit.R:.2f})"
+            said += f", but {runner.name} is only {runner.times(best):.1f} times further"
+        return [f"{said}: less than {BEATS:g} times, so it is not named. {settle(found)}"]
+    sure = f"What is left then is honest rounding (R {best.R:.2f})"
     if runner:
-        sure += f"; the next, {runner.name}, leaves {times(runner.score / max(best.score, BEST))} as much"
+        sure += f"; the next, {runner.name}, leaves {times(runner.times(best))} as much"
+    if found.probed:
+        sure += f" (also on {', '.join(found.probed)})"
     if found.outcome == "twins":
         names = " or ".join(f"{f.name} ({f.suspect.doc})" for f in found.twins)
-        return [f"It is {names}: this input cannot tell them apart. {sure}."]
+        return [f"It is {names}: this input cannot tell them apart. {sure}. {settle(found)}"]
     return [f"It is {best.name}: {best.suspect.doc}{fitted(best)}. {sure}."]
+
+
+def settle(found: Diagnosis) -> str:
+    """What would tell them apart."""
+    if found.probed:
+        return f"Nor do other inputs ({', '.join(found.probed)}) decide."
+    return (
+        "To settle it, give a candidate that can be run, or `--probe FILE`: that writes an input on which they differ "
+        "more; run the kernel on it and diagnose that."
+    )
 
 
 def fitted(f: Finding) -> str:
@@ -178,6 +203,3 @@ def fitted(f: Finding) -> str:
 
 def times(x: float) -> str:
     return f"{x:.3g} times" if math.isfinite(x) else "no comparable part"
-
-
-__all__: Sequence[str] = ["SCHEMA", "as_data", "lines", "to_json"]

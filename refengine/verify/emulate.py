@@ -30,6 +30,7 @@ from ..spec import ERASE_KEY, Delta
 from .policy import Policy
 
 Array = NDArray[Any]
+SMALL = 2**22  # multiplications of a problem that threads only slow down
 WIPED = -1000.0  # the log of a decay of 0: its exponential is 0 in every format
 
 
@@ -121,7 +122,8 @@ def emulate(core: Core, policy: Policy, run: Run, threads: int | None = None) ->
     job = _Job(core, policy, run)
     tasks = [(n, h) for n in range(len(core.segments)) for h in range(core.v.shape[2])]
     tasks.sort(key=lambda task: core.segments[task[0]][1] - core.segments[task[0]][2])
-    count = min(threads or available_cores(), max(1, len(tasks)))
+    small = core.v.size * core.k.shape[3] < SMALL
+    count = 1 if small else min(threads or available_cores(), max(1, len(tasks)))
     if count == 1:
         for task in tasks:
             job.run(task)
