@@ -19,7 +19,6 @@ from .answer import check_target
 from .solve import FLAGS
 
 OPTIONS = (
-    click.argument("source", metavar="IN"),
     click.argument("got", metavar="[GOT]", required=False),
     click.option("--call", metavar="MODULE:FUNCTION", help="A Python function, by our argument names."),
     click.option("--exec", "program", metavar="COMMAND", help="A program: './impl {in} {out}'."),
@@ -40,9 +39,18 @@ OPTIONS = (
 
 def options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Everything that says which problem and which candidate."""
-    for option in reversed(OPTIONS):
-        command = option(command)
-    return command
+    return options_of(click.argument("source", metavar="IN"))(command)
+
+
+def options_of(source: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """The same, with an argument of one's own in place of IN."""
+
+    def add(command: Callable[..., Any]) -> Callable[..., Any]:
+        for option in reversed((source, *OPTIONS)):
+            command = option(command)
+        return command
+
+    return add
 
 
 @dataclass(frozen=True)
@@ -77,6 +85,19 @@ def candidate(given: Mapping[str, Any]) -> dict[str, Any] | Live:
     if given["call"]:
         return Called.named(given["call"], given["framework"], given["device"])
     return Program(given["program"], given["time_limit"], given["memory_limit"])
+
+
+def suite_candidate(folder: str | None, given: Mapping[str, Any]) -> Path | Live:
+    """The one that is given for a suite: a folder of outputs, or what can be run."""
+    if given["got"]:
+        raise InputError(f"With --suite there is no IN: {folder} and {given['got']} are both given.")
+    if not folder or given["call"] or given["program"]:
+        found = candidate({**given, "got": folder})
+        assert not isinstance(found, dict)
+        return found
+    if not Path(folder).is_dir():
+        raise FileError(f"{folder}: is no folder; with --suite, GOT is a folder of ID.safetensors.")
+    return Path(folder)
 
 
 def check_reports(source: str, targets: Mapping[str, str | None]) -> None:

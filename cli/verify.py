@@ -3,6 +3,7 @@ code."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,20 @@ import click
 
 from refengine.errors import InputError
 from refengine.verify import report
+from refengine.verify import suite as suites
 from refengine.verify.verdict import Judge, problem_of
 
 from . import candidate
+from .bar import Bar
+from .golden import split
 
 
 @click.command("verify")
-@candidate.options
+@candidate.options_of(click.argument("source", metavar="[IN]", required=False))
+@click.option("--suite", metavar="DIR", help="Judge by a suite of goldens, a folder or core; GOT is a folder then.")
+@click.option("--ops", "only_ops", metavar="NAME,...", help="Of the suite only these ops.")
+@click.option("--tier", "tiers", metavar="TIER", multiple=True, help="Of the suite only this tier; repeatable.")
+@click.option("--skip", "skipped", metavar="ID=REASON", multiple=True, help="Leave out cases; * stands for anything.")
 @click.option("--laws", is_flag=True, help="Also cut, pack, permute and repeat a candidate that can be run.")
 @click.option("--strict", is_flag=True, help="Tighter limits for single elements, and exit 3 for a warning.")
 @click.option("--junit", "junit_file", metavar="FILE", help="Write it as JUnit's XML.")
@@ -26,7 +34,11 @@ from . import candidate
 def command(
     ctx: click.Context,
     /,
-    source: str,
+    source: str | None,
+    suite: str | None,
+    only_ops: str | None,
+    tiers: tuple[str, ...],
+    skipped: tuple[str, ...],
     grade: str,
     outputs: str | None,
     laws: bool,
@@ -43,33 +55,65 @@ def command(
     A grade is f64, f32, tf32, f16, bf16, f16-state16, bf16-state16, fp8-e4m3 or fp8-e5m2, with parts after a colon:
     bf16:chunk=32, f32:recurrent, bf16:state=bf16,gate=bf16,ftz.
 
-    Exit codes: 0 pass, 1 fail, 2 what a person or the candidate got wrong, 3 a warning under --strict, 5 nothing was
-    compared, 6 inconclusive: the truth is not known well enough for this grade.
+    With --suite the problems are the cases of goldens, the exact ones first, and GOT is a folder that holds
+    ID.safetensors for each; a case that is left out by --skip needs a reason.
+
+    Exit codes: 0 pass, 1 fail, 2 what a person or the candidate got wrong, 3 a warning under --strict, 4 goldens that
+    are corrupt or stale, 5 too little was compared, 6 inconclusive: the truth is not known well enough for this grade.
 
     \b
     Example:
       refengine verify layer.safetensors mine.safetensors --grade bf16
       refengine verify layer.safetensors --exec './impl {in} {out}' --grade f32:recurrent --laws
+      refengine verify --suite core --ops gated_delta_rule --call mykernel:run --skip '*/front/*=it has no convolution'
     """
+    targets = {"--json": json_file, "--junit": junit_file}
+    if suite is not None:
+        for name, value in (("--outputs", outputs), ("--op", given["op"]), ("--set", given["assignments"])):
+            if value:
+                raise InputError(f"{name} has no meaning with --suite, whose cases say it themselves.")
+        candidate.check_reports("", targets)
+        with Bar("verify") as bar:
+            chosen = candidate.suite_candidate(source, given)
+            asked_for = (split(only_ops), tiers, reasons(skipped))
+            results = suites.run(suite, chosen, grade, *asked_for, laws=laws, strict=strict, progress=bar)
+        whole = json.dumps(results.as_data(), allow_nan=False, sort_keys=True)
+        click.echo(whole if json_file == "-" else "\n".join(results.lines()))
+        candidate.write(json_file, whole + "\n")
+        candidate.write(junit_file, report.junit([(row.name, row.verdict) for row in results.rows if row.verdict]))
+        ctx.exit(results.exit_code(strict))
+    if source is None:
+        raise InputError("IN is missing: a problem's file, or --suite DIR.")
+    if only_ops or tiers or skipped:
+        raise InputError("--ops, --tier and --skip choose among the cases of --suite, which is not given.")
     asked = candidate.asked(source, outputs, given)
-    candidate.check_reports(source, {"--json": json_file, "--junit": junit_file})
+    candidate.check_reports(source, targets)
     judge = Judge(problem_of(asked.op, asked.inputs), grade, strict)
-    chosen = candidate.candidate(given)
-    if not isinstance(chosen, dict):
-        found = judge.live(chosen, asked.op, asked.inputs, asked.names, laws)
+    alone = candidate.candidate(given)
+    if not isinstance(alone, dict):
+        found = judge.live(alone, asked.op, asked.inputs, asked.names, laws)
     elif laws:
         raise InputError("--laws needs a candidate that can be run, by --call or --exec.")
     else:
-        found = judge.verdict(chosen, asked.names)
+        found = judge.verdict(alone, asked.names)
     click.echo(found.to_json() if json_file == "-" else found.text)
     candidate.write(json_file, found.to_json() + "\n")
     candidate.write(junit_file, report.junit([(Path(source).name, found)]))
     ctx.exit(found.exit_code(strict))
 
 
+def reasons(words: tuple[str, ...]) -> dict[str, str]:
+    """Why cases are left out, by patterns of their ids."""
+    found = {}
+    for word in words:
+        pattern, equals, why = word.partition("=")
+        if not (equals and pattern and why.strip()):
+            raise InputError(f"--skip takes ID=REASON; {word!r} has no reason.")
+        found[pattern] = why.strip()
+    return found
+
+
 def _schema(ctx: click.Context, on: bool) -> None:
     if on:
-        import json
-
         click.echo(json.dumps(report.SCHEMA, indent=2))
         ctx.exit(0)

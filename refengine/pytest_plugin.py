@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from .testing import Case
+    from .verify.suite import Case
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -22,6 +22,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--refengine-ops", metavar="NAME,...", default="gated_delta_rule", help="ops that refengine_case takes"
     )
     group.addoption("--refengine-grade", metavar="G", default="bf16", help="the precision that the kernels declare")
+    group.addoption(
+        "--refengine-suite", metavar="DIR", default="", help="a suite of goldens to take the cases from, or core"
+    )
     group.addoption("--refengine-shape", metavar="K=64,...", default="", help="sizes B, T, H, HV, K, V of the cases")
 
 
@@ -40,8 +43,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """One test for each case."""
     if "refengine_case" not in metafunc.fixturenames:
         return
-    from .errors import InputError
-    from .testing import cases
+    from .errors import RefengineError
+    from .testing import cases, golden_cases
     from .verify.policy import policy
 
     config = metafunc.config
@@ -51,10 +54,14 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         from . import ops
 
         names = [ops.get(name.strip()).name for name in config.getoption("--refengine-ops").split(",")]
-    except InputError as error:
+        suite = config.getoption("--refengine-suite")
+        found = [
+            c for name in names for c in (golden_cases(suite, name, grade) if suite else cases(name, grade, shape))
+        ]
+    except RefengineError as error:
         raise pytest.UsageError(str(error)) from error
-    found = [case for name in names for case in cases(name, grade, shape)]
-    metafunc.parametrize("refengine_case", found, ids=[f"{c.op}-{c.regime}" for c in found], indirect=True)
+    ids = [case.name if suite else f"{case.op}-{case.name}" for case in found]
+    metafunc.parametrize("refengine_case", found, ids=ids, indirect=True)
 
 
 @pytest.fixture

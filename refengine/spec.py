@@ -202,6 +202,7 @@ class FastWeights:
     weight_norm: str = "none"  # or "post", "pre"
     norm_inside: bool = False  # its 1e-5 stands under the root
     start: Mapping[str, Any] = field(default_factory=dict)
+    backwards: bool = False  # the channels of q, k, v and o are taken in the opposite order
 
     @property
     def by_channel(self) -> bool:

@@ -11,19 +11,18 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-import numpy as np
-
-from .verify.candidates import Called
-from .verify.policy import policy
+from .errors import InputError
+from .verify import suite as suites
+from .verify.suite import in_grade
 from .verify.trials import EXACT, REGIMES, SLACK, trial
-from .verify.verdict import Judge, Verdict, problem_of
+from .verify.verdict import Judge, problem_of
 
 NAMES = (*EXACT, *REGIMES)  # the exact ones first: whoever fails there has an index wrong
 SHAPE = {"B": 2, "T": 133, "H": 2, "HV": 4, "K": 64, "V": 128}
 
 
 @dataclass(frozen=True)
-class Case:
+class Case(suites.Case):
     """One problem for a kernel: an op, inputs in one regime, and the grade it is judged by."""
 
     op: str
@@ -31,37 +30,26 @@ class Case:
     grade: str = "bf16"
     shape: Mapping[str, int] = field(default_factory=lambda: SHAPE)
 
-    @cached_property
-    def inputs(self) -> dict[str, Any]:
-        """Arguments by our names: NumPy arrays in the dtypes of the grade, and settings."""
-        given = trial(self.op, self.regime, **self.shape)  # type: ignore[arg-type]
-        kind = policy(self.grade).format("io").dtype
-        wide = kind.itemsize >= 4
-        return {n: x.astype(kind) if wide and isinstance(x, np.ndarray) else x for n, x in given.items()}
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        return self.regime
 
     @cached_property
-    def judge(self) -> Judge:
+    def inputs(self) -> dict[str, Any]:  # type: ignore[override]
+        """Arguments by our names: NumPy arrays in the dtypes of the grade, and settings."""
+        return in_grade(trial(self.op, self.regime, **self.shape), self.grade)  # type: ignore[arg-type]
+
+    @cached_property
+    def judge(self) -> Judge:  # type: ignore[override]
         return Judge(problem_of(self.op, self.inputs), self.grade, slack=SLACK.get(self.regime, 0.0))
 
-    def verdict(
-        self,
-        candidate: Callable[..., Any] | Mapping[str, Any],
-        *,
-        outputs: Sequence[str] | None = None,
-        laws: bool = False,
-        framework: str = "auto",
-        device: str = "cpu",
-    ) -> Verdict:
-        """As `refengine.verify`."""
-        if isinstance(candidate, Mapping):
-            return self.judge.verdict(candidate, outputs)
-        return self.judge.live(Called(candidate, framework, device), self.op, self.inputs, outputs, laws)
 
-    def check(self, candidate: Callable[..., Any] | Mapping[str, Any], **how: Any) -> None:
-        """Fail, in the words of the verdict, unless the candidate passes."""
-        found = self.verdict(candidate, **how)
-        if not found.passed:
-            raise AssertionError(f"{self.op} on {self.regime}\n{found.text}")
+def golden_cases(suite: str, op: str, grade: str = "bf16") -> Iterator[suites.Case]:
+    """Every case of an op in a suite of goldens, a folder or the name of one that is shipped; the exact ones first."""
+    found, wrong = suites.load(suite, grade, (op,))
+    if wrong:
+        raise InputError(f"The suite cannot be used: {wrong[0].text}")
+    yield from found
 
 
 def cases(op: str, grade: str = "bf16", shape: Mapping[str, int] | None = None) -> Iterator[Case]:

@@ -36,11 +36,27 @@ def test_a_suite_in_five_lines(tmp_path):
     assert "FAIL  gated_delta_rule as f32" in bad.stdout and "first off at batch 0" in bad.stdout
 
 
+def test_the_cases_of_a_suite(tmp_path):
+    (tmp_path / "test_mine.py").write_text(
+        "import numpy as np, refengine\n"
+        "def kernel(**inputs):\n"
+        "    s = refengine.solve('gated_delta_rule', **inputs)\n"
+        "    return s.o.astype(np.float32), s.final_state.astype(np.float32)\n"
+        "def test_my_kernel(refengine_case):\n"
+        "    refengine_case.check(kernel)\n"
+    )
+    words = [sys.executable, "-m", "pytest", "-v", "-p", "no:cacheprovider", "--refengine-suite", "core"]
+    words += ["--refengine-grade", "f32", "-k", "gated_delta_rule/E"]
+    run = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert run.returncode == 0 and "2 passed" in run.stdout, run.stdout
+
+
 def test_a_wrong_option_is_one_sentence(tmp_path):
     for option, says in (
         (("--refengine-grade", "bf17"), "There is no grade 'bf17'; did you mean 'bf16'"),
         (("--refengine-ops", "gdn"), "There is no op 'gdn'"),
         (("--refengine-shape", "D=3"), "--refengine-shape has D"),
+        (("--refengine-suite", "nowhere"), "a golden suite is a folder"),
     ):
         run = pytest_of(tmp_path, "", *option)
         assert run.returncode != 0 and says in run.stdout + run.stderr

@@ -102,9 +102,8 @@ class Job:
         """This thread's packing room."""
         if not hasattr(self.room, "arrays"):
             W, L, d = kernel.WINDOW, self.lanes, self.dtype
-            lines = (6, -(-self.K // 16) * 16)
             packed, tiles = (W + 1, kernel.row_length(self.K, self.operands.wide)), -(-self.columns // L)
-            shapes = (packed, lines, (W, kernel.SLOTS), *[(tiles, W, L)] * 2, *[(W, L)] * 7)
+            shapes = (packed, (W, kernel.SLOTS), *[(tiles, W, L)] * 2, *[(W, L)] * 7)
             self.room.arrays = tuple(aligned(shape, d) for shape in shapes)
         arrays: tuple[Array, ...] = self.room.arrays
         return arrays

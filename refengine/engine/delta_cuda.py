@@ -296,11 +296,11 @@ class Piece:
                 return
             h = self.heads[j]
             heads = tuple(h // (here.heads // x.shape[2]) for x in here.operands.arrays[:5])
-            x, lines = here.scratch()[:2]
+            x = here.scratch()[0]
             part = slots[row - self.rows.start, j, (low - w0) * micro : (high - w0) * micro]
             place = (row, low * micro, high * micro, t0 * micro, 0)
             operands = (*here.operands.arrays[:4], *here.operands.errors)
-            cpu.certify(place, heads, *operands, x, lines, part, here.rule, here.constants)
+            cpu.certify(place, heads, *operands, x, part, here.rule, here.constants)
 
         tasks = [(n, j) for n in range(len(self.segments)) for j in range(len(self.heads))]
         if self.workers == 1:

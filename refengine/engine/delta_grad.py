@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ..kernels import delta as state_kernel
 from ..kernels import delta_grad as kernel
 from ..kernels import delta_grad_bound as bound
-from ..kernels._simd import NARROW
+from ..kernels._simd import BLOCK
 from ..kernels.delta import ERASE, ERASE_IS_KEY, lanes
 from ..numbers.bounded import Bounded
 from ..numbers.traced import Traced
@@ -161,8 +161,8 @@ class Columns:
             W, d, K = kernel.WINDOW, self.of.dtype, self.of.K
             x = aligned((kernel.FRONT + 4 * W * K,), d)
             x[kernel.ONE] = 1
-            rows = [(W, self.lanes)] * 6
-            shapes = (*rows, (4, -(-K // 16) * 16), (W, bound.ALL_SLOTS), (bound.SUMS, W, self.lanes))
+            rows = [*[(-(-self.of.columns // self.lanes), W, self.lanes)] * 3, *[(W, self.lanes)] * 3]
+            shapes = (*rows, (4, -(-K // 16) * 16), (bound.SUMS, W, self.lanes))
             self.room.arrays = (x, *(aligned(shape, d) for shape in shapes))
         arrays: tuple[Array, ...] = self.room.arrays
         return arrays
@@ -176,7 +176,7 @@ class Columns:
         first, last = left * self.lanes, min((left + count) * self.lanes, of.columns)
         spans = of.spans(n)
         micro_steps = sum(high - low for _, _, low, high in spans)
-        kept = np.empty((count, micro_steps + 1, 3, self.lanes), of.dtype)
+        kept = self.kept(count, micro_steps)
         state = self.enter(count, of.start, (n, h, slice(None), slice(first, last)))
         for span in spans:
             if stop.is_set():
@@ -193,6 +193,16 @@ class Columns:
         state_kernel.leave(state[0], state[2], column, wrong)
         of.initial[n, h, :, first:last], of.initial_wrong[n, h, first:last] = column, wrong
 
+    def kept(self, tiles: int, micro_steps: int) -> tuple[Array, Array]:
+        """What `forth` keeps for `back` to bound with, of every column and of every micro-step."""
+        shape = (tiles, micro_steps + 1, 3, self.lanes)
+        slots = (micro_steps, bound.ALL_SLOTS)
+        if getattr(self.room, "kept", None) is None or self.room.kept[0].shape != shape:
+            self.room.kept = None  # first, for the next may take its place
+            self.room.kept = np.empty(shape, self.of.dtype), np.empty(slots, self.of.dtype)
+        kept: tuple[Array, Array] = self.room.kept
+        return kept
+
     def enter(self, tiles: int, given: Array | None, which: tuple[Any, ...]) -> tuple[Array, ...]:
         """Columns of a state in tiles, with bounds on their norms and errors."""
         of = self.of
@@ -204,26 +214,26 @@ class Columns:
             state_kernel.enter(part, S, N, E, of.constants[4], of.constants[6], cast)
         return S, N, E
 
-    def forth(self, place: Task, state: tuple[Array, ...], kept: Array, n: int, h: int) -> None:
+    def forth(self, place: Task, state: tuple[Array, ...], kept: tuple[Array, Array], n: int, h: int) -> None:
         of = self.of
         rule = (of.micro, of.operands.pre, of.erase)
-        found = (of.marks[n][h], of.of_sequence(of.u, n, h), kept)
+        found = (of.marks[n][h], of.of_sequence(of.u, n, h), *kept)
         arrays = of.operands.arrays
         kernel.forth(place, of.of_head(h), *arrays, of.errors, *state, *found, self.scratch(), rule, of.constants)
 
-    def back(self, place: Task, state: tuple[Array, ...], kept: Array, n: int, h: int) -> None:
+    def back(self, place: Task, state: tuple[Array, ...], kept: tuple[Array, Array], n: int, h: int) -> None:
         of = self.of
         rule = (of.micro, of.operands.pre, of.erase)
         q, k, e, a, _, b = of.operands.arrays
         row, t0, t1 = of.p.segments[n]
         u, w = of.of_sequence(of.u, n, h), of.of_sequence(of.w, n, h)
         wrong = self.wrong[row, h, :, :, t0 * of.micro : t1 * of.micro]
-        given = (q, k, e, a, b, of.do, of.errors, *state, u, w, kept, wrong)
+        given = (q, k, e, a, b, of.do, *state, u, w, *kept, wrong)
         kernel.back(place, of.of_head(h), *given, self.scratch(), rule, of.gammas, of.constants)
 
     def compile(self) -> None:
         if self.of.marks and self.of.heads:
-            kept = np.empty((0, 1, 3, self.lanes), self.of.dtype)
+            kept = self.kept(0, 0)
             state = self.enter(0, None, ())
             self.forth((0,) * 5, state, kept, 0, 0)
             self.back((0,) * 5, state, kept, 0, 0)
@@ -234,7 +244,7 @@ class Rows:
 
     def __init__(self, adjoint: Adjoint, threads: int | None) -> None:
         self.of = adjoint
-        self.lanes = NARROW // adjoint.dtype.itemsize
+        self.lanes = BLOCK // adjoint.dtype.itemsize
         self.groups = min(y.shape[2] for y in adjoint.operands.arrays[: 4 if adjoint.decays else 3])
         self.plan: Plan = plan(adjoint.p, self.groups, adjoint.K, self.lanes, threads)
         self.room = local()
@@ -255,7 +265,8 @@ class Rows:
     def scratch(self) -> tuple[Array, ...]:
         if not hasattr(self.room, "arrays"):
             W, V, L, d = kernel.WINDOW, self.of.columns, self.lanes, self.of.dtype
-            shapes = ((W + 1, V, L), (4 * W, L), (3, W, V), (3, L))
+            P = -(-self.of.K // L) * L
+            shapes = ((W + 1, 2 * -(-V // 4), L), (4, W, P), (3, W, V), (5, W, P), (L, L))
             self.room.arrays = tuple(aligned(shape, d) for shape in shapes)
         arrays: tuple[Array, ...] = self.room.arrays
         return arrays
@@ -316,9 +327,8 @@ def summed(x: Array, channels: int) -> Array:
     """One number for a decay of one number, from its fours, in order."""
     if channels > 1:
         return x
-    total = x[..., :1].copy()
-    for i in range(1, x.shape[-1]):
-        total += x[..., i : i + 1]
+    total = np.empty((*x.shape[:-1], 1), x.dtype)
+    kernel.in_order(x.reshape(-1, x.shape[-1]), total.reshape(-1))
     return total
 
 
@@ -332,9 +342,9 @@ def adjoint(
     before, whole, plans = columns.work, columns.work + rows.work, (columns.plan, rows.plan)
     run_all(columns, progress and (lambda n, _: progress(n, whole)))
     run_all(rows, progress and (lambda n, _: progress(before + n, whole)))
-    wrong = np.zeros((*columns.wrong.shape[:2], *columns.wrong.shape[3:]))
-    for group in range(columns.wrong.shape[2]):
-        wrong += columns.wrong[:, :, group]
+    B, heads, groups, sums, M = columns.wrong.shape
+    wrong = np.empty((B, heads, sums, M))
+    kernel.groups_together(columns.wrong.reshape(B * heads, groups, sums * M), wrong.reshape(B * heads, sums * M))
     del columns, rows
     a.forget()
     return a.cotangents(x, wrong, plans)

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..kernels import fast_rule, fast_steps
+from ..kernels import elementwise, fast_rule, fast_steps
 from ..kernels import fast_weights as kernel
 from ..kernels._products import panel_shape
 from ..numbers.bounded import Bounded
@@ -31,7 +31,7 @@ from .run import run_all
 from .solution import Answer
 
 Array = NDArray[Any]
-SPAN = 1024  # tokens between two looks at the stop flag
+SPAN, WORK = 1024, 1 << 27  # tokens between two looks at the stop flag; or multiplications, if those take longer
 BALLS = 400_000  # multiplications that the definition may take in balls, about a tenth of a second
 BITS, RADIUS = (128, 512, 2048), 2.0**-70  # of a ball: tried in turn until none is wider than that
 SAFETY, FLOOR = 8.0, 64.0  # of the compared bound: times the distance, and units of the last place of what is largest
@@ -83,6 +83,7 @@ class Operands:
             "weight_norm": WEIGHT_NORMS[x.weight_norm],
             "norm_inside": x.norm_inside,
             "by_channel": x.by_channel,
+            "backwards": x.backwards,
         }
         eta = 0.0 * one if x.eta is None else gate(x.eta)
         numbers = (dtype.type(scale_of(p)[0]), x.norm_eps, x.loss_parameter)
@@ -102,9 +103,8 @@ def codes(rule: Mapping[str, Any]) -> tuple[int, ...]:
 def harmonic(p: Problem) -> Array:
     """1 / (the token's place in its mini-batch, from 1)."""
     out = np.ones((p.sizes["B"], p.sizes["T"], p.sizes["HV"]))
-    for n, (row, _, _) in enumerate(p.segments):
-        for t0, t1, _, _ in p.mini_batches(n):
-            out[row, t0:t1] = (1.0 / np.arange(1, t1 - t0 + 1))[:, None]
+    for row, t0, t1 in p.segments:
+        out[row, t0:t1] = 1.0 / (1 + np.arange(t1 - t0) % p.options["chunk_size"])[:, None]
     return out
 
 
@@ -154,6 +154,11 @@ class Job:
         self.shapes = (k.shape[3], p.sizes.get("R", 0), v.shape[3])
         self.o = np.zeros((B, T, self.heads, v.shape[3]), self.dtype)
         N = len(p.segments)
+        self.chunks = [as_chunks(p.mini_batches(n)) for n in range(N)]
+        self.span = max(
+            SPAN, WORK // (8 * max(1, self.shapes[0] * self.shapes[2] + 3 * sum(self.shapes) * self.shapes[1]))
+        )
+        self.longest = max((int((c[:, 1] - c[:, 0]).max(initial=1)) for c in self.chunks), default=1)
         sizes = [tuple(p.sizes[a] for a in t.axes[0].split()[2:]) for t in p.op.states]
         self.final = tuple(np.zeros((N, self.heads, *s), self.dtype) for s in sizes)
         self.states = tuple(np.zeros((len(p.states_at), N, self.heads, *s), self.dtype) for s in sizes)
@@ -171,8 +176,7 @@ class Job:
     def scratch(self) -> tuple[Any, ...]:
         """This thread's room for one mini-batch."""
         if not hasattr(self.room, "arrays"):
-            C = max((b[1] - b[0] for n in range(len(self.p.segments)) for b in self.p.mini_batches(n)), default=1)
-            self.room.arrays = scratch(self.x, self.shapes, C, self.dtype)
+            self.room.arrays = scratch(self.x, self.shapes, self.longest, self.dtype)
         arrays: tuple[Any, ...] = self.room.arrays
         return arrays
 
@@ -207,7 +211,7 @@ class Job:
         """One head of one sequence, from the initial to the final state."""
         n, h = task
         t0 = self.p.segments[n][1]
-        chunks = as_chunks(self.p.mini_batches(n))
+        chunks = self.chunks[n]
         memory, lengths = self.begin(n, h)
         at, size = 0, self.p.options["chunk_size"]
         for after in [*sorted(set(self.p.states_at)), None]:
@@ -215,9 +219,7 @@ class Job:
             while at < goal:
                 if stop.is_set():
                     return
-                upto = at + 1
-                while upto < goal and chunks[upto, 1] - chunks[at, 0] <= SPAN:
-                    upto += 1
+                upto = at + max(1, int(np.searchsorted(chunks[at:goal, 1], chunks[at, 0] + self.span, side="right")))
                 self.go(n, h, chunks[at:upto], memory, lengths, self.o)
                 done(int((chunks[at:upto, 1] - chunks[at:upto, 0]).sum()))
                 at = upto
@@ -243,7 +245,7 @@ class Job:
 
     @property
     def work(self) -> int:
-        return int(self.heads * sum(b[1] - b[0] for n in range(len(self.p.segments)) for b in self.p.mini_batches(n)))
+        return int(self.heads * sum((c[:, 1] - c[:, 0]).sum() for c in self.chunks))
 
     def answer(self) -> Answer:
         rigorous = affordable(self.p, self.x, self.shapes)
@@ -353,16 +355,19 @@ def opposite_problem(p: Problem) -> Problem:
 def opposite(x: FastWeights) -> FastWeights:
     """The lowered inputs likewise, each row moved by the error it may have."""
 
-    def turned(y: Bounded) -> Bounded:
+    def moved(y: Bounded) -> Bounded:
+        if not y.error.any():
+            return y
         D = y.value.shape[-1]
         push = y.error[..., None] * np.where(np.arange(D) % 2, -1.0, 1.0) / np.sqrt(D)
-        return Bounded.exact(backwards(y.value + push, 3))
+        return Bounded.exact(y.value + push)
 
     norm = tuple(backwards(y, 1) for y in x.norm)
-    decay = Bounded.exact(backwards(x.decay.value, 3)) if x.by_channel else x.decay
-    theta = tuple(Bounded.exact(y.value + y.error[..., None]) for y in x.theta)
     start = {slot: backwards(y, 1) for slot, y in x.start.items()}
-    return replace(x, q=turned(x.q), k=turned(x.k), v=turned(x.v), norm=norm, start=start, decay=decay, theta=theta)
+    decay = Bounded.exact(backwards(x.decay.value, 3)) if x.by_channel else x.decay
+    theta = tuple(moved(y) for y in x.theta)
+    q, k, v = moved(x.q), moved(x.k), moved(x.v)
+    return replace(x, q=q, k=k, v=v, norm=norm, start=start, decay=decay, theta=theta, backwards=True)
 
 
 def compared(job: Job) -> tuple[Array, list[Array]]:
@@ -372,8 +377,9 @@ def compared(job: Job) -> tuple[Array, list[Array]]:
     run_all(other, None)
     u = 2.0**-53
     rounding = SAFETY if job.dtype == np.float64 else 1.0 + SAFETY * 2.0**-20
-    apart = np.abs(job.o - other.o[..., ::-1]).max(axis=-1, initial=0.0).astype(np.float64)
-    size = np.abs(job.o).max(axis=-1, initial=0.0).astype(np.float64)
+    apart, size = np.empty(job.o.shape[:-1]), np.empty(job.o.shape[:-1])
+    V = job.o.shape[-1]
+    elementwise.furthest(job.o.reshape(-1, V), other.o.reshape(-1, V), apart.reshape(-1), size.reshape(-1))
     bound = np.zeros(apart.shape)
     for row, t0, t1 in p.segments:
         so_far = rounding * apart[row, t0:t1] + FLOOR * u * size[row, t0:t1]

@@ -118,7 +118,7 @@ def grad(
     family = import_module(FAMILIES[type(lowered)], __package__)
     found: Cotangents = family.adjoint(p, lowered, asked, last_states(p, dht), threads, progress)
     owed = transposed(lowered, found.operands)
-    owing = {name: owed.get(x.serial, x.number.filled(0.0)) for name, x in leaves.items()}
+    owing = {name: owed[x.serial] if x.serial in owed else x.number.filled(0.0) for name, x in leaves.items()}
     gradients = {name: as_given(p, name, x.value) for name, x in owing.items()}
     bound = {name: bound_as_given(p, name, x, gradients[name]) for name, x in owing.items()}
     names = ("initial_state",) if len(p.op.states) == 1 else tuple(f"initial_state.{t.name}" for t in p.op.states)
@@ -168,10 +168,17 @@ def transposed(lowered: Any, operands: Mapping[str, Bounded]) -> dict[int, Bound
 
 def bound_as_given(p: Problem, name: str, x: Bounded, gradient: Array) -> Array:
     """How far a gradient may be off: a number a row of channels where it has rows, else a number an entry."""
-    error = certain(x.error, np.isfinite(x.value).all(axis=-1))
+    error = certain(x.error, finite_rows(x.value))
     if gradient.ndim == 4 and "." not in name:
         return error
     return as_given(p, name, np.broadcast_to(error[..., None], x.value.shape))
+
+
+def finite_rows(value: Array) -> Array:
+    """Which rows are finite through and through."""
+    with np.errstate(all="ignore"):
+        finite = np.asarray(np.isfinite(value.sum(axis=-1)))  # finite only if every entry is
+    return finite if finite.all() else np.asarray(np.isfinite(value).all(axis=-1))
 
 
 def as_given(p: Problem, name: str, value: Array) -> Array:

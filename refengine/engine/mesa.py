@@ -182,7 +182,7 @@ def shortfall(h: Array, where: tuple[int, int]) -> float:
     if len(apart):
         i, j = apart[0]
         raise InputError(
-            f"{at} is {h[i, j]!r} at [{i}, {j}] but {h[j, i]!r} at [{j}, {i}]; it must be symmetric, "
+            f"{at} is {float(h[i, j])!r} at [{i}, {j}] but {float(h[j, i])!r} at [{j}, {i}]; it must be symmetric, "
             "such as (h_kk + h_kk') / 2."
         )
     K, trace = len(h), float(np.trace(h))

@@ -38,7 +38,6 @@ def _vector_bytes() -> int:
 
 BYTES = _vector_bytes()
 HALF = BYTES // 2  # for kernels with twice the live values
-NARROW = min(BYTES, 128)  # for sweeps with so many sums that wider vectors would not fit the registers
 BLOCK = 64
 
 
@@ -89,12 +88,6 @@ def load(typing: Any, array: Any, index: Any) -> Any:
 def load_half(typing: Any, array: Any, index: Any) -> Any:
     """Half as many lanes as `load`."""
     return _load(Vec(array.dtype, HALF), array)
-
-
-@intrinsic
-def load_narrow(typing: Any, array: Any, index: Any) -> Any:
-    """NARROW bytes of lanes."""
-    return _load(Vec(array.dtype, NARROW), array)
 
 
 @intrinsic
@@ -174,29 +167,6 @@ def prefetch(typing: Any, array: Any, index: Any) -> Any:
 
 
 @intrinsic
-def weave(typing: Any, array: Any, a: Any, b: Any, to: Any, base: Any) -> Any:
-    """Four entries from flat `a` on and four from `b` on in one array, in turns into `to` from flat `base` on."""
-
-    def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        one = context.get_value_type(sig.args[0].dtype)
-        size = sig.args[0].dtype.bitwidth // 8
-
-        def place(kind: Any, array: Any, index: Any, lanes: int) -> Any:
-            data = context.make_array(kind)(context, builder, array).data
-            return builder.bitcast(builder.gep(data, [index]), ir.VectorType(one, lanes).as_pointer())
-
-        pair = [builder.load(place(sig.args[0], args[0], index, 4)) for index in args[1:3]]
-        for value in pair:
-            value.align = size
-        turns = ir.Constant(ir.VectorType(ir.IntType(32), 8), [0, 4, 1, 5, 2, 6, 3, 7])
-        builder.store(builder.shuffle_vector(*pair, turns), place(sig.args[3], args[3], args[4], 8)).align = size
-        return context.get_dummy_value()
-
-    i = types.intp
-    return types.void(array, i, i, to, i), code
-
-
-@intrinsic
 def called(typing: Any) -> Any:
     """Keep the function this stands in a function: called, never copied into its callers, which would each be
     compiled with it."""
@@ -265,12 +235,6 @@ def turn(typing: Any, x: Any, to: Any, base: Any, step: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(x, to, types.intp, types.intp), code
-
-
-@intrinsic
-def splat_narrow(typing: Any, x: Any) -> Any:
-    """One number in every lane of NARROW bytes."""
-    return Vec(x, NARROW)(x), lambda context, builder, sig, args: _spread(builder, sig.return_type, args[0])
 
 
 def _reduce(name: str, start: bool) -> Any:

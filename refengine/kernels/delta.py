@@ -66,7 +66,6 @@ from ._simd import (
     store,
     take,
     total,
-    weave,
 )
 
 WINDOW = 64  # micro-steps packed at a time: at K = 128 their k and q take 128 KiB of the second-level cache
@@ -103,29 +102,35 @@ def constants(scale: float, scale_error: float, K: int, dtype: np.dtype) -> tupl
 
 
 def row_length(K: int, wide: bool) -> int:
-    """Entries in one packed row: k and q in turns; a and e in turns where either differs from row to row; two cells."""
-    return (4 if wide else 2) * (-(-K // 4) * 4) + CELLS
+    """Entries in one packed row: k, q, and a and e where either differs from row to row, each padded; two cells."""
+    return (4 if wide else 2) * padded(K) + CELLS
+
+
+def padded(K: int) -> int:
+    """Entries in one packed vector: whole blocks."""
+    return -(-K // 16) * 16
 
 
 @inline
-def rows(x, kq, a, a_step, e, e_step, d, S, low, high, pre, zero):
+def rows(x, k, q, a, a_step, e, e_step, d, S, low, high, pre, zero):
     """Rows low..high of a sweep: finish the update by d, read with q, decay by a, predict with e.
 
-    Returns (prediction, read-out). x is read from flat `kq`, `a` and `e` on; a step of 0 is one number for all rows.
+    Returns (prediction, read-out). x is read from flat `k`, `q`, `a` and `e` on; a step of 0 is one number for all
+    rows.
     """
     L = S.shape[1]
     p = splat(zero)
     r = splat(zero)
     if pre:
         for i in range(low, high):
-            s = fma(splat(at(x, kq + 2 * i)), d, load(S, i * L))
-            r = fma(splat(at(x, kq + 2 * i + 1)), s, r)
+            s = fma(splat(at(x, k + i)), d, load(S, i * L))
+            r = fma(splat(at(x, q + i)), s, r)
             p = fma(splat(at(x, e + e_step * i)), s, p)
             store(S, i * L, at(x, a + a_step * i) * s)
     else:
         for i in range(low, high):
-            s = fma(splat(at(x, kq + 2 * i)), d, load(S, i * L))
-            r = fma(splat(at(x, kq + 2 * i + 1)), s, r)
+            s = fma(splat(at(x, k + i)), d, load(S, i * L))
+            r = fma(splat(at(x, q + i)), s, r)
             s = at(x, a + a_step * i) * s
             p = fma(splat(at(x, e + e_step * i)), s, p)
             store(S, i * L, s)
@@ -133,7 +138,7 @@ def rows(x, kq, a, a_step, e, e_step, d, S, low, high, pre, zero):
 
 
 @inline
-def sweep(x, kq, a, a_step, e, e_step, d, S, pre, zero):
+def sweep(x, k, q, a, a_step, e, e_step, d, S, pre, zero):
     """All rows, in the canonical four segments: (0 + 1) + (2 + 3)."""
     K = S.shape[0]
     m = (K + 3) // 4
@@ -143,7 +148,7 @@ def sweep(x, kq, a, a_step, e, e_step, d, S, pre, zero):
     r_left = p
     for segment in range(4):
         low = min(segment * m, K)
-        pn, rn = rows(x, kq, a, a_step, e, e_step, d, S, low, min(low + m, K), pre, zero)
+        pn, rn = rows(x, k, q, a, a_step, e, e_step, d, S, low, min(low + m, K), pre, zero)
         if segment == 0 or segment == 2:
             p_left = p
             r_left = r
@@ -187,18 +192,18 @@ def recur(x, wide, erase, v, b, S, miss, d_all, o, squares, first, pre, scale, z
     W = v.shape[0]
     L = S.shape[1]
     R = x.shape[1]
-    half = 2 * ((S.shape[0] + 3) // 4 * 4)
+    P = (R - CELLS) // (4 if wide else 2)
     d = splat(-zero)  # -0: the first sweep leaves every state as it is, signed zeros too
     for j in range(W + 1):
-        kq = j * R
-        a, a_step, e, e_step = kq + R - CELLS, 0, kq + R - CELLS + 1, 0
+        k = j * R
+        a, a_step, e, e_step = k + R - CELLS, 0, k + R - CELLS + 1, 0
         if j < W and wide:
-            a, a_step = kq + half, 2
+            a, a_step = k + 2 * P, 1
         if j < W and erase == ERASE_IS_KEY:
-            e, e_step = kq + R, 2
+            e, e_step = k + R, 1
         elif j < W and erase == ERASE:
-            e, e_step = kq + half + 1, 2
-        p, r = sweep(x, kq, a, a_step, e, e_step, d, S, pre, zero)
+            e, e_step = k + 3 * P, 1
+        p, r = sweep(x, k, k + P, a, a_step, e, e_step, d, S, pre, zero)
         if j > 0:
             store(o, (j - 1) * L, scale * r)
         if j == W:
@@ -275,6 +280,18 @@ def dot(x, y):
 
 
 @inline
+def squares(x, y):
+    """(x . x, y . y), as `dot` sums them; side by side they take the time of one."""
+    L = BLOCK // x.itemsize
+    s = block(x, 0) * block(x, 0)
+    r = block(y, 0) * block(y, 0)
+    for i in range(L, x.size, L):
+        s = fma(block(x, i), block(x, i), s)
+        r = fma(block(y, i), block(y, i), r)
+    return np.float64(total(s)), np.float64(total(r))
+
+
+@inline
 def extent(x, channels):
     """(smallest, largest) entry of a padded row of `channels` different numbers."""
     if channels == 1:
@@ -289,14 +306,13 @@ def extent(x, channels):
 
 
 @inline
-def step_slots(w, k, e, a, channels, bounds, pre, erase, u, unit, sums, cast, cast_gate, tau):
-    """The slots of one micro-step, in float64. The bound's own arithmetic rounds by `u`, one operation of the
-    recurrence by `unit`, one of its sums by `sums`; `cast` is the rounding of q, k, e, v on entry (0 if exact),
+def step_slots(w, kk, k, e, a, channels, bounds, pre, erase, u, unit, sums, cast, cast_gate, tau):
+    """The slots of one micro-step, in float64; kk is k . k. The bound's own arithmetic rounds by `u`, one operation of
+    the recurrence by `unit`, one of its sums by `sums`; `cast` is the rounding of q, k, e, v on entry (0 if exact),
     `cast_gate` that of a, b."""
     dk, de, da, dv, db = bounds
     many = (k.size + 8) * 2.0 * u  # over the roundings here, of sums above all, and of a slot to the kernel's type
     up = (1.0 + many) * (1.0 + 64.0 * u)  # and over those of `follow`
-    kk = dot(k, k)
     floor = 1.01 * np.sqrt(tau)
     nk = (np.sqrt(kk) + floor) * up
     ke, ne, gram = 0.0, 0.0, 0.0
@@ -336,10 +352,10 @@ def step_slots(w, k, e, a, channels, bounds, pre, erase, u, unit, sums, cast, ca
 
 
 @inline
-def read_slots(w, q, dq, u, sums, cast, tau):
-    """The slots of one read-out."""
+def read_slots(w, qq, q, dq, u, sums, cast, tau):
+    """The slots of one read-out; qq is q . q."""
     up = (1.0 + (q.size + 8) * 2.0 * u) * (1.0 + 64.0 * u)
-    nq = (np.sqrt(dot(q, q)) + np.sqrt(tau) * 1.01) * up
+    nq = (np.sqrt(qq) + np.sqrt(tau) * 1.01) * up
     dq += cast * nq + tau
     w[READ] = (sums * up * nq + dq) * up
     w[Q_NORM] = (nq + dq) * up
@@ -371,13 +387,19 @@ def copied(x, source, y, to, n):
 
 
 @inline
-def widen(x, batch, t, head, lines, n):
-    """One vector into line n, rounded if need be, with zeros behind it. One entry stands for all."""
+def vector_in(x, batch, t, head, y, to, P):
+    """One vector into flat to .. to + P of y, rounded if need be, with zeros behind it."""
     source = offset(x, batch, t, head)
     ahead(x, source, x.shape[3])
-    copied(x, source, lines, n * lines.shape[1], x.shape[3])
-    for i in range(n * lines.shape[1] + x.shape[3], (n + 1) * lines.shape[1]):
-        put(lines, i, np.float32(0.0))
+    copied(x, source, y, to, x.shape[3])
+    for i in range(to + x.shape[3], to + P):
+        put(y, i, np.float32(0.0))
+
+
+@inline
+def widen(x, batch, t, head, lines, n):
+    """One vector into line n."""
+    vector_in(x, batch, t, head, lines, n * lines.shape[1], lines.shape[1])
 
 
 @inline
@@ -385,14 +407,6 @@ def fill(lines, n, value):
     """One number all along line n."""
     for i in range(lines.shape[1]):
         put(lines, n * lines.shape[1] + i, value)
-
-
-@inline
-def lay(lines, a, b, x, base, K):
-    """Two lines in turns into x from flat `base` on."""
-    P = lines.shape[1]
-    for i in range(0, K, 4):
-        weave(lines, a * P + i, b * P + i, x, base + 2 * i)
 
 
 @inline
@@ -452,66 +466,51 @@ def heads_out(tiles, o, batch, t, head, column, first, W, micro):
 
 
 @inline
-def prepare(place, heads, q, k, e, a, dq, dk, de, da, dv, db, x, lines, slots, start, W, rule, numbers):
+def prepare(place, heads, q, k, e, a, dq, dk, de, da, dv, db, x, slots, start, W, rule, numbers):
     """Pack a window's q, k, e, a, and fill the slots of its bounds.
 
-    lines [6, padded K]: k and q of one micro-step, k and q of the next, then a and e.
+    Row j of x holds k and q of micro-step j - 1 (of none in row 0), and a and e of micro-step j (a one in row W).
     """
     batch, _, _, begin, _ = place
     hq, hk, he, ha, hv = heads
     micro, pre, erase, wide = rule
-    K, P, R = k.shape[3], lines.shape[1], x.shape[1]
-    half = 2 * ((K + 3) // 4 * 4)
+    R = x.shape[1]
+    P = (R - CELLS) // (4 if wide else 2)
     u, tau = np.float64(numbers[2]), np.float64(numbers[3])
     sums = (P // 4 + 3) * u
     zero = numbers[2] - numbers[2]
     cast = u if k.itemsize > x.itemsize else 0.0
     cast_gate = u if a.itemsize > x.itemsize else 0.0
-    old, new = 0, 2
-    fill(lines, old, zero)
-    fill(lines, old + 1, zero)
-    fill(lines, 5, zero)
+    for i in range(2 * P):
+        put(x, i, zero)
     for j in range(W):
         t = start + j
-        widen(k, batch, t, hk, lines, new)
+        here, after = x[j], x[j + 1]
+        key, erased, decay = after[:P], after[:P], here[R - CELLS :]
+        vector_in(k, batch, t, hk, key, 0, P)
+        put(decay, 0, at(a, offset(a, batch, t, ha)))
+        put(decay, 1, zero)
         if wide:
-            widen(a, batch, t, ha, lines, 4)
-        else:
-            put(lines, 4 * P, at(a, offset(a, batch, t, ha)))
-        for i in range(a.shape[3], P if wide else 0):
-            put(lines, 4 * P + i, at(lines, 4 * P))
+            decay = here[2 * P : 3 * P]
+            vector_in(a, batch, t, ha, decay, 0, P)
+            for i in range(a.shape[3], P):
+                put(decay, i, at(decay, 0))
         if erase == ERASE:
-            widen(e, batch, t, he, lines, 5)
-        line = new if erase == ERASE_IS_KEY else 5
-        bounds = (dk[batch, t, hk], de[batch, t, he], da[batch, t, ha], dv[batch, t, hv], db[batch, t, hv])
-        step_slots(
-            slots[j],
-            lines[new],
-            lines[line],
-            lines[4],
-            a.shape[3],
-            bounds,
-            pre,
-            erase,
-            u,
-            u,
-            sums,
-            cast,
-            cast_gate,
-            tau,
-        )
-        if (start - begin + j + 1) % micro == 0:
-            widen(q, batch, t // micro, hq, lines, new + 1)
-            read_slots(slots[j], lines[new + 1], dq[batch, t // micro, hq], u, sums, cast, tau)
+            erased = here[3 * P : 4 * P]
+            vector_in(e, batch, t, he, erased, 0, P)
+        query = after[P : 2 * P]
+        reads = (start - begin + j + 1) % micro == 0
+        if reads:
+            vector_in(q, batch, t // micro, hq, query, 0, P)
         else:
-            fill(lines, new + 1, zero)
-        lay(lines, old, old + 1, x, j * R, K)
-        if wide:
-            lay(lines, 4, 5, x, j * R + half, K)
-        put(x, j * R + R - CELLS, at(lines, 4 * P))
-        put(x, j * R + R - CELLS + 1, zero)
-        old, new = new, old
-    lay(lines, old, old + 1, x, W * R, K)
+            for i in range(P):
+                put(query, i, zero)
+        kk, qq = squares(key, query)
+        bounds = (dk[batch, t, hk], de[batch, t, he], da[batch, t, ha], dv[batch, t, hv], db[batch, t, hv])
+        channels = a.shape[3]
+        step_slots(slots[j], kk, key, erased, decay, channels, bounds, pre, erase, u, u, sums, cast, cast_gate, tau)
+        if reads:
+            read_slots(slots[j], qq, query, dq[batch, t // micro, hq], u, sums, cast, tau)
     put(x, W * R + R - CELLS, numbers[2] / numbers[2])
     put(x, W * R + R - CELLS + 1, zero)
 
@@ -527,7 +526,7 @@ def run(place, heads, q, k, e, a, v, b, dq, dk, de, da, dv, db, S, N, E, o, boun
     errors   dq .. db [B, T or M, *], the bounds of the docstring above
     state    S [tiles, K, L], N and E [tiles, L], carried on
     written  o [B, T, HV, V] and bound [T]
-    scratch  x [W + 1, row_length], lines [6, padded K], slots [W, SLOTS]; v, o [tiles, W, L]; b, its two gains, v - p,
+    scratch  x [W + 1, row_length], slots [W, SLOTS]; v, o [tiles, W, L]; b, its two gains, v - p,
              d, squares, row bounds [W, L]
     rule     (micro, pre, erase); numbers: what `constants` gives
     """
@@ -536,12 +535,12 @@ def run(place, heads, q, k, e, a, v, b, dq, dk, de, da, dv, db, S, N, E, o, boun
     micro, pre, erase, wide = rule
     u = numbers[2]
     zero = u - u
-    x, lines, slots, vs, os, bs, operator, wrong_b, miss, ds, squares, worst = scratch
+    x, slots, vs, os, bs, operator, wrong_b, miss, ds, squares, worst = scratch
     tiles, _, L = S.shape
     for start in range(t0, t1, WINDOW):
         W = min(WINDOW, t1 - start)
         first = start - begin
-        prepare(place, heads, q, k, e, a, dq, dk, de, da, dv, db, x, lines, slots, start, W, rule, numbers)
+        prepare(place, heads, q, k, e, a, dq, dk, de, da, dv, db, x, slots, start, W, rule, numbers)
         for j in range(W):
             store(worst, j * L, splat(zero))
         heads_in(v, batch, start, hv, column, W, vs[:tiles], zero)
@@ -561,14 +560,14 @@ def run(place, heads, q, k, e, a, v, b, dq, dk, de, da, dv, db, S, N, E, o, boun
 
 
 @njit
-def certify(place, heads, q, k, e, a, dq, dk, de, da, dv, db, x, lines, slots, rule, numbers):
+def certify(place, heads, q, k, e, a, dq, dk, de, da, dv, db, x, slots, rule, numbers):
     """The slots alone, [t1 - t0, SLOTS], of micro-steps t0 .. t1 of one head; as in `run` else."""
     _, t0, t1, _, _ = place
     for start in range(t0, t1, WINDOW):
         W = min(WINDOW, t1 - start)
         prepare(
             *(place, heads, q, k, e, a, dq, dk, de, da, dv, db),
-            *(x, lines, slots[start - t0 : start - t0 + W], start, W, rule, numbers),
+            *(x, slots[start - t0 : start - t0 + W], start, W, rule, numbers),
         )
 
 

@@ -41,6 +41,7 @@ from .delta import (
     WINDOW,
     columns_in,
     columns_out,
+    dot,
     follow,
     gains,
     read_slots,
@@ -207,12 +208,13 @@ def prepare(place, heads, highs, lows, errors, x, lines, slots, start, W, rule, 
         bounds = (dk[batch, t, hk], de[batch, t, he], da[batch, t, ha], dv[batch, t, hv], db[batch, t, hv])
         w = slots[j]
         line = 0 if erase == ERASE_IS_KEY else 2
-        step_slots(w, lines[0], lines[line], lines[3], a.shape[3], bounds, pre, erase, U, UNIT, sums, 0.0, 0.0, tau)
+        kk, channels = dot(lines[0], lines[0]), a.shape[3]
+        step_slots(w, kk, lines[0], lines[line], lines[3], channels, bounds, pre, erase, U, UNIT, sums, 0.0, 0.0, tau)
         w[delta.MU] = max(w[delta.MU], UNIT)
         if (start - begin + j + 1) % micro == 0:
             lay(q, lows[0], delta.offset(q, batch, t // micro, hq), flat, next_ + 4, K)
             widen(q, batch, t // micro, hq, lines, 1)
-            read_slots(w, lines[1], dq[batch, t // micro, hq], U, sums, 0.0, tau)
+            read_slots(w, dot(lines[1], lines[1]), lines[1], dq[batch, t // micro, hq], U, sums, 0.0, tau)
         else:
             blank(flat, next_ + 4, K, 0.0)
 

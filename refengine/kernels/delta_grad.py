@@ -33,30 +33,19 @@ from __future__ import annotations
 import numpy as np
 
 from ._jit import inline, njit
-from ._simd import absolute, at, fma, load, load_narrow, put, splat, splat_narrow, store
-from .delta import ERASE, ERASE_IS_KEY, NO_ERASE, column_squares, columns_in, gains, offset
+from ._simd import BLOCK, absolute, at, block, fma, load, prefetch, put, splat, spread, store, turn
+from .delta import ERASE, ERASE_IS_KEY, NO_ERASE, column_squares, columns_in, copied, gains, heads_in, offset
 from .delta_grad_bound import eights, follow_back, follow_forth, slots_of
 
 WINDOW = 64  # micro-steps between two marks
 ZERO, ONE, FRONT = 0, 1, 2  # cells in front of a packed window, and how many
+OF_QUERY, OF_ERASE, OF_KEY, OF_DECAY, OF_SIZE = range(5)  # whose row is packed, or summed
 
 
 @inline
 def line(x, batch, t, head, lines, to, K):
     """One vector, or one number, into flat `lines` from `to` on, rounded if need be."""
-    source = offset(x, batch, t, head)
-    for i in range(K if x.shape[3] > 1 else 1):
-        put(lines, to + i, at(x, source + i))
-
-
-@inline
-def whole(x, batch, t, head, low, n, lines, to, L):
-    """Rows low .. low + n of one vector; one number stands for all; zeros up to L."""
-    source = offset(x, batch, t, head)
-    for i in range(n):
-        put(lines, to + i, at(x, source + low + i if x.shape[3] > 1 else source))
-    for i in range(n, L):
-        put(lines, to + i, np.float32(0.0))
+    copied(x, offset(x, batch, t, head), lines, to, K if x.shape[3] > 1 else 1)
 
 
 @inline
@@ -93,15 +82,31 @@ def homeward(x, k, q, q_step, a, a_step, e, e_step, n, h, G, low, high, pre, zer
 
 
 @inline
-def columns_out(rows, y, to, left, W):
-    """[W, L] into columns left .. of y [M, V] from row `to` on."""
+def tiles_out(tiles, y, start, column, W):
+    """Tiles [tiles, WINDOW, L] into the columns from `column` on of y [M, V] from row `start` on, in the order of
+    memory."""
+    L, V = tiles.shape[2], y.shape[1]
     for j in range(W):
-        for i in range(min(rows.shape[1], y.shape[1] - left)):
-            y[to + j, left + i] = rows[j, i]
+        for tile in range(tiles.shape[0]):
+            left = column + tile * L
+            copied(tiles, (tile * WINDOW + j) * L, y, (start + j) * V + left, min(L, V - left))
+
+
+@inline
+def tiles_back(y, start, column, W, tiles, zero):
+    """The other way, zeros beyond the last column."""
+    L, V = tiles.shape[2], y.shape[1]
+    for j in range(W):
+        for tile in range(tiles.shape[0]):
+            left = column + tile * L
+            n = min(L, V - left)
+            copied(y, (start + j) * V + left, tiles, (tile * WINDOW + j) * L, n)
+            for i in range(n, L):
+                put(tiles, (tile * WINDOW + j) * L + i, zero)
 
 
 @njit
-def forth(place, heads, q, k, e, a, v, b, errors, S, N, E, marks, u, kept, scratch, rule, numbers):
+def forth(place, heads, q, k, e, a, v, b, errors, S, N, E, marks, u, kept, slots, scratch, rule, numbers):
     """The forward sweep of one head and one block of columns: u [M, V], the states [windows, K, V] before every window,
     and what the bound keeps.
 
@@ -110,15 +115,15 @@ def forth(place, heads, q, k, e, a, v, b, errors, S, N, E, marks, u, kept, scrat
     heads    (q, k, e, a, v): which head of each array
     arrays   as in kernels/delta.py; errors: those of q, k, e, a, v, b
     state    S [tiles, K, L], N and E [tiles, L], carried on
-    written  u, marks, kept [tiles, M + 1, 3, L]
-    scratch  x [FRONT + 4 WINDOW K], rows [WINDOW, L] six times, lines [4, padded K], slots [WINDOW, ALL_SLOTS], sums
-             [SUMS, WINDOW, L]
+    written  u, marks, kept [tiles, M + 1, 3, L], slots [M, ALL_SLOTS]
+    scratch  x [FRONT + 4 WINDOW K], v or do, u, w [all tiles, WINDOW, L], b and its two gains [WINDOW, L], lines
+             [4, padded K], sums [SUMS, WINDOW, L]
     rule     (micro, pre, erase); numbers: what `constants` of kernels/delta.py gives
     """
     batch, begin, first, last, column = place
     _, hk, he, ha, hv = heads
     _, pre, erase = rule
-    x, vs, bs, us, _, operators, wrong_bs, lines, slots, _ = scratch
+    x, vs, us, _, bs, operators, wrong_bs, lines, _ = scratch
     tiles, K, L = S.shape
     zero = x[ZERO]
     m = (K + 3) // 4
@@ -131,19 +136,19 @@ def forth(place, heads, q, k, e, a, v, b, errors, S, N, E, marks, u, kept, scrat
             line(a, batch, start + j, ha, x, decays + j * K, K)
             if erase:
                 line(e, batch, start + j, he, x, es + j * K, K)
-        slots_of((batch, begin), heads, q, k, e, a, errors, lines, slots, start, W, rule, numbers)
+        heads_in(v, batch, start, hv, column, W, vs[:tiles], zero)
+        known = slots[start - begin : start - begin + W]
+        slots_of((batch, begin), heads, q, k, e, a, errors, lines, known, start, W, rule, numbers)
         for n in range(tiles):
             left = column + n * L
             tile = S[n]
             square = column_squares(tile, zero)
             mark = marks[(start - begin) // WINDOW]
             for i in range(K):
-                for c in range(min(L, v.shape[3] - left)):
-                    mark[i, left + c] = tile[i, c]
-            columns_in(v, batch, start, hv, left, W, vs, zero)
+                copied(tile, i * L, mark, i * v.shape[3] + left, min(L, v.shape[3] - left))
             if n == 0 or b.shape[3] > 1:
                 columns_in(b, batch, start, hv, left if b.shape[3] > 1 else 0, W, bs, zero)
-                gains(bs, slots, operators[:W], wrong_bs, numbers[5])
+                gains(bs, known, operators[:W], wrong_bs, numbers[5])
             d = splat(-zero)  # -0: the first sweep leaves every state as it is
             for j in range(W):
                 key = ks + max(j - 1, 0) * K
@@ -159,25 +164,27 @@ def forth(place, heads, q, k, e, a, v, b, errors, S, N, E, marks, u, kept, scrat
                         p = now
                     else:
                         p = p + now
-                miss = load(vs, j * L) - (p_left + p)
+                miss = load(vs, (n * WINDOW + j) * L) - (p_left + p)
                 d = load(bs, j * L) * miss
-                store(us, j * L, miss)
+                store(us, (n * WINDOW + j) * L, miss)
             for i in range(K):
                 store(tile, i * L, fma(splat(at(x, ks + (W - 1) * K + i)), d, load(tile, i * L)))
-            columns_out(us, u, start - begin, left, W)
             at_kept = (n * kept.shape[1] + start - begin) * 3 * L
-            follow_forth(vs[:W], bs, us, operators, wrong_bs, slots, N[n], E[n], square, kept, at_kept, pre, numbers)
+            follow_forth(
+                vs[n, :W], bs, us[n], operators, wrong_bs, known, N[n], E[n], square, kept, at_kept, pre, numbers
+            )
+        tiles_out(us[:tiles], u, start - begin, column, W)
 
 
 @njit
-def back(place, heads, q, k, e, a, b, do, errors, G, N, E, u, w, kept, wrong, scratch, rule, gammas, numbers):
+def back(place, heads, q, k, e, a, b, do, G, N, E, u, w, kept, slots, wrong, scratch, rule, gammas, numbers):
     """The backward sweep of one head and one block of columns: w [M, V], and wrong [V / 8, SUMS, M], the bound's sums
     over each eight columns. G [tiles, K, L] comes in as the final state's cotangent and leaves as the initial state's,
     N and E [tiles, L] with it. The rest as in `forth`."""
     batch, begin, first, last, column = place
     hq, hk, he, ha, hv = heads
     micro, pre, erase = rule
-    x, hs, bs, ws, us, operators, wrong_bs, lines, slots, sums = scratch
+    x, hs, us, ws, bs, operators, wrong_bs, _, sums = scratch
     scale = numbers[0]
     tiles, K, L = G.shape
     zero = x[ZERO]
@@ -194,24 +201,28 @@ def back(place, heads, q, k, e, a, b, do, errors, G, N, E, u, w, kept, wrong, sc
                 line(e, batch, start + j, he, x, es + j * K, K)
             if (start - begin + j + 1) % micro == 0:
                 line(q, batch, (start + j) // micro, hq, x, qs + j * K, K)
-        slots_of((batch, begin), heads, q, k, e, a, errors, lines, slots, start, W, rule, numbers)
+        reads_in(do, batch, start, begin, hv, column, W, micro, hs[:tiles], zero)
+        tiles_back(u, start - begin, column, W, us[:tiles], zero)
+        known = slots[start - begin : start - begin + W]
         for n in range(tiles):
             left = column + n * L
             tile = G[n]
-            reads_in(do, batch, start, begin, hv, left, W, micro, hs, zero)
+            at_kept = (n * kept.shape[1] + start - begin) * 3 * L
             if n == 0 or b.shape[3] > 1:
                 columns_in(b, batch, start, hv, left if b.shape[3] > 1 else 0, W, bs, zero)
-                gains(bs, slots, operators[:W], wrong_bs, numbers[5])
+                gains(bs, known, operators[:W], wrong_bs, numbers[5])
             nudge = splat(-zero)
             for back_j in range(W):
                 j = W - 1 - back_j
+                for i in range(0, 3 * L, 64 // kept.itemsize):
+                    prefetch(kept, at_kept + 3 * j * L + i)
                 decay, d_step, erasing, e_step = ONE, 0, ZERO, 0
                 if back_j > 0:
                     decay, d_step = decays + (j + 1) * K, a_step
                     if erase:
                         erasing, e_step = es + (j + 1) * K, 1
                 query, q_step = (qs + j * K, 1) if (start - begin + j + 1) % micro == 0 else (ZERO, 0)
-                h = scale * load(hs, j * L)
+                h = scale * load(hs, (n * WINDOW + j) * L)
                 s = splat(zero)
                 s_left = s
                 for segment in range(4):
@@ -227,91 +238,80 @@ def back(place, heads, q, k, e, a, b, do, errors, G, N, E, u, w, kept, wrong, sc
                     else:
                         s = s + now
                 s = s_left + s
-                store(ws, j * L, s)
+                store(ws, (n * WINDOW + j) * L, s)
                 nudge = splat(-zero) - load(bs, j * L) * s
             square = column_squares(tile, zero)
             erasing, e_step = (es, 1) if erase else (ZERO, 0)
             homeward(x, ks, ZERO, 0, decays, a_step, erasing, e_step, nudge, splat(zero), tile, 0, K, pre, zero)
-            columns_out(ws, w, start - begin, left, W)
-            for j in range(W):
-                for i in range(min(L, u.shape[1] - left)):
-                    us[j, i] = u[start - begin + j, left + i]
-                for i in range(u.shape[1] - left, L):
-                    us[j, i] = zero
-            at_kept = (n * kept.shape[1] + start - begin) * 3 * L
-            which = (pre, b.shape[3] > 1)
-            follow_back(
-                *(
-                    bs[:W],
-                    hs,
-                    us,
-                    ws,
-                    operators,
-                    wrong_bs,
-                    slots,
-                    N[n],
-                    E[n],
-                    square,
-                    kept,
-                    at_kept,
-                    sums,
-                    which,
-                    gammas,
-                    numbers,
-                )
-            )
+            carried = (operators, wrong_bs, known, N[n], E[n], square, kept, at_kept, sums)
+            follow_back(bs[:W], hs[n], us[n], ws[n], *carried, (pre, b.shape[3] > 1), gammas, numbers)
             eights(sums, W, wrong, left // 8, start - begin)
+        tiles_out(ws[:tiles], w, start - begin, column, W)
 
 
 @inline
-def reads_in(do, batch, start, begin, head, left, W, micro, rows, zero):
-    """Columns left .. left + L of what W micro-steps' read-outs owe into [W, L]; zeros where nothing is read."""
-    L = rows.shape[1]
-    n = min(L, do.shape[3] - left)
+def reads_in(do, batch, start, begin, head, column, W, micro, tiles, zero):
+    """The columns from `column` on of what W micro-steps' read-outs owe into tiles [tiles, WINDOW, L], in the order of
+    memory; zeros where nothing is read."""
+    L = tiles.shape[2]
     for j in range(W):
         read = (start - begin + j + 1) % micro == 0
-        source = offset(do, batch, (start + j) // micro, head) + left
-        for i in range(L):
-            rows[j, i] = zero
-        if read:
-            for i in range(n):
-                put(rows, j * L + i, at(do, source + i))
+        source = offset(do, batch, (start + j) // micro, head)
+        for tile in range(tiles.shape[0]):
+            left = column + tile * L
+            n = min(L, do.shape[3] - left) if read else 0
+            to = (tile * tiles.shape[1] + j) * L
+            copied(do, source + left, tiles, to, n)
+            for i in range(n, L):
+                put(tiles, to + i, zero)
 
 
 @inline
 def knowns_in(u, w, b, do, batch, start, begin, head, W, micro, scale, knowns):
     """d = b u, n = -(b w) and h = s o' of W micro-steps into [3, WINDOW, V]."""
-    V = u.shape[1]
+    V, L = u.shape[1], BLOCK // knowns.itemsize
     zero = scale - scale
+    whole_blocks = V - V % L
     for j in range(W):
         t = start - begin + j
+        d, n, h = j * V, (WINDOW + j) * V, (2 * WINDOW + j) * V
         step = offset(b, batch, start + j, head)
-        per_column = 1 if b.shape[3] > 1 else 0
-        read = offset(do, batch, (start + j) // micro, head)
-        for c in range(V):
-            knowns[1, j, c] = at(b, step + per_column * c)
-            knowns[0, j, c] = knowns[1, j, c] * u[t, c]
-            knowns[1, j, c] = -(knowns[1, j, c] * w[t, c])
-            knowns[2, j, c] = zero
+        if b.shape[3] > 1:
+            copied(b, step, knowns, n, V)
+        else:
+            put(knowns, n, at(b, step))
+            for c in range(1, V):
+                put(knowns, n + c, at(knowns, n))
+        for c in range(0, whole_blocks, L):
+            bc = block(knowns, n + c)
+            store(knowns, d + c, bc * block(u, t * V + c))
+            store(knowns, n + c, -(bc * block(w, t * V + c)))
+        for c in range(whole_blocks, V):
+            bc = at(knowns, n + c)
+            put(knowns, d + c, bc * at(u, t * V + c))
+            put(knowns, n + c, -(bc * at(w, t * V + c)))
         if (t + 1) % micro == 0:
+            copied(do, offset(do, batch, (start + j) // micro, head), knowns, h, V)
             for c in range(V):
-                knowns[2, j, c] = at(do, read + c)
                 knowns[2, j, c] = scale * knowns[2, j, c]
+        else:
+            for c in range(V):
+                knowns[2, j, c] = zero
 
 
 @inline
 def replay(x, d, n, h, a, k, S, to, after, low, high, pre, erase, zero):
     """Columns low .. high of one micro-step, forward, from the tile at flat `to` of S to the one at `after`: dq, de."""
     L = S.shape[2]
-    dq = splat_narrow(zero)
+    dq = spread(zero)
     de = dq
     for c in range(low, high):
-        s = load_narrow(S, to + c * L)
+        s = block(S, to + c * L)
         decayed = a * s
         if erase:
-            de = fma(splat_narrow(at(x, n + c)), s if pre else decayed, de)
-        s = fma(k, splat_narrow(at(x, d + c)), decayed)
-        dq = fma(splat_narrow(at(x, h + c)), s, dq)
+            de = fma(spread(at(x, n + c)), s if pre else decayed, de)
+        s = fma(k, spread(at(x, d + c)), decayed)
+        dq = fma(spread(at(x, h + c)), s, dq)
         store(S, after + c * L, s)
     return dq, de
 
@@ -320,17 +320,17 @@ def replay(x, d, n, h, a, k, S, to, after, low, high, pre, erase, zero):
 def rewind(x, d, n, h, a, q, e, S, to, G, base, low, high, pre, decays, zero):
     """Columns low .. high of one micro-step, backward: dk, da and the sum of the sizes of da's terms."""
     L = S.shape[2]
-    dk = splat_narrow(zero)
+    dk = spread(zero)
     da = dk
     size = dk
     for c in range(low, high):
-        g = fma(q, splat_narrow(at(x, h + c)), load_narrow(G, base + c * L))
-        dk = fma(splat_narrow(at(x, d + c)), g, dk)
-        nudge = splat_narrow(at(x, n + c))
+        g = fma(q, spread(at(x, h + c)), block(G, base + c * L))
+        dk = fma(spread(at(x, d + c)), g, dk)
+        nudge = spread(at(x, n + c))
         if not pre:
             g = fma(e, nudge, g)
         if decays:
-            term = g * load_narrow(S, to + c * L)
+            term = g * block(S, to + c * L)
             da = da + term
             size = size + absolute(term)
         g = a * g
@@ -341,21 +341,108 @@ def rewind(x, d, n, h, a, q, e, S, to, G, base, low, high, pre, decays, zero):
 
 
 @inline
-def rows_out(y, batch, t, head, low, n, line, more):
-    """The first n lanes of a line into rows low .. of a vector of y [B, M, heads, K], or added to it."""
-    to = offset(y, batch, t, head) + low
-    for i in range(n):
-        put(y, to + i, at(y, to + i) + at(line, i) if more else at(line, i))
+def mark_in(marks, window, row, column, S, columns, square, zero):
+    """Rows row .. row + L and columns column .. column + `columns` of a marked state [K, V] into S[0] [columns, L],
+    zeros beyond the last row."""
+    K, V, L = marks.shape[1], marks.shape[2], S.shape[2]
+    source = (window * K + row) * V + column
+    whole_blocks = columns - columns % L if row + L <= K else 0
+    for c in range(0, whole_blocks, L):
+        for i in range(L):
+            store(square, i * L, block(marks, source + i * V + c))
+        turn(square, S, c * L, L)
+    for c in range(whole_blocks, columns):
+        for i in range(L):
+            put(S, c * L + i, at(marks, source + i * V + c) if row + i < K else zero)
 
 
 @inline
-def fours_out(y, batch, t, head, low, n, line, more):
+def vectors_in(x, batch, t, head, low, n, packed, to):
+    """Rows low .. low + n of one vector into flat `packed` from `to` on; one number stands for all."""
+    source = offset(x, batch, t, head)
+    if x.shape[3] > 1:
+        copied(x, source + low, packed, to, n)
+    else:
+        for i in range(n):
+            put(packed, to + i, at(x, source))
+
+
+@inline
+def rows_in(q, k, e, a, batch, heads, start, begin, W, row, n, packed, micro, erase):
+    """Rows row .. row + n of a window's k, a, e and q (0 where nothing is read) into packed [4, WINDOW, P]."""
+    hq, hk, he, ha = heads
+    P = packed.shape[2]
+    for j in range(W):
+        vectors_in(k, batch, start + j, hk, row, n, packed, (OF_KEY * WINDOW + j) * P)
+        vectors_in(a, batch, start + j, ha, row, n, packed, (OF_DECAY * WINDOW + j) * P)
+        if erase:
+            vectors_in(e, batch, start + j, he, row, n, packed, (OF_ERASE * WINDOW + j) * P)
+        to = (OF_QUERY * WINDOW + j) * P
+        if (start - begin + j + 1) % micro == 0:
+            vectors_in(q, batch, (start + j) // micro, hq, row, n, packed, to)
+        else:
+            for i in range(n):
+                put(packed, to + i, np.float32(0.0))
+
+
+@inline
+def half(knowns, packed, S, G, base, sums, tile, low, high, m, W, last, rule, zero):
+    """Two of a tile's four segments, columns low .. high, through a window: forward from S[0], and back. Their sums go
+    into `sums` [5, WINDOW, P]; those of the `last` two are added to the first two's."""
+    pre, erase, decays = rule
+    V, L, P, H = knowns.shape[2], G.shape[2], packed.shape[2], S.shape[1]
+    middle = min(m, high - low)
+    end = high - low
+    for j in range(W):
+        d, n, h = j * V + low, (WINDOW + j) * V + low, (2 * WINDOW + j) * V + low
+        now = j * P + tile * L
+        a, k = block(packed, OF_DECAY * WINDOW * P + now), block(packed, OF_KEY * WINDOW * P + now)
+        S0, S1 = j * H * L, (j + 1) * H * L
+        x0, y0 = replay(knowns, d, n, h, a, k, S, S0, S1, 0, middle, pre, erase, zero)
+        x1, y1 = replay(knowns, d, n, h, a, k, S, S0, S1, middle, end, pre, erase, zero)
+        together(sums, (OF_QUERY * WINDOW) * P + now, x0 + x1, last)
+        together(sums, (OF_ERASE * WINDOW) * P + now, y0 + y1, last)
+    for back_j in range(W):
+        j = W - 1 - back_j
+        d, n, h = j * V + low, (WINDOW + j) * V + low, (2 * WINDOW + j) * V + low
+        now = j * P + tile * L
+        a, q = block(packed, OF_DECAY * WINDOW * P + now), block(packed, OF_QUERY * WINDOW * P + now)
+        e = block(packed, OF_ERASE * WINDOW * P + now)
+        S0 = j * H * L
+        x0, y0, z0 = rewind(knowns, d, n, h, a, q, e, S, S0, G, base, 0, middle, pre, decays, zero)
+        x1, y1, z1 = rewind(knowns, d, n, h, a, q, e, S, S0, G, base, middle, end, pre, decays, zero)
+        together(sums, (OF_KEY * WINDOW) * P + now, x0 + x1, last)
+        together(sums, (OF_DECAY * WINDOW) * P + now, y0 + y1, last)
+        together(sums, (OF_SIZE * WINDOW) * P + now, z0 + z1, last)
+
+
+@inline
+def together(sums, to, x, last):
+    """One block of sums, added to what is there of the first two segments."""
+    store(sums, to, block(sums, to) + x if last else x)
+
+
+@inline
+def rows_out(y, batch, t, head, low, n, sums, source, more):
+    """n sums into rows low .. of a vector of y [B, M, heads, K], or added to it."""
+    L = BLOCK // y.itemsize
+    to = offset(y, batch, t, head) + low
+    whole_blocks = n - n % L
+    for i in range(0, whole_blocks, L):
+        x = block(sums, source + i)
+        store(y, to + i, block(y, to + i) + x if more else x)
+    for i in range(whole_blocks, n):
+        put(y, to + i, at(y, to + i) + at(sums, source + i) if more else at(sums, source + i))
+
+
+@inline
+def fours_out(y, batch, t, head, low, n, sums, source, more):
     """Likewise, but y has one number for each four rows: their sum, in order."""
     to = offset(y, batch, t, head) + low // 4
     for i in range(0, n, 4):
-        s = at(line, i)
+        s = at(sums, source + i)
         for r in range(i + 1, min(i + 4, n)):
-            s = s + at(line, r)
+            s = s + at(sums, source + r)
         put(y, to + i // 4, at(y, to + i // 4) + s if more else s)
 
 
@@ -367,94 +454,52 @@ def rows(place, heads, q, k, e, a, b, do, u, w, marks, scale, G, dq, dk, de, da,
     state    G [tiles, V, L]: the final state's cotangent, transposed
     written  dq [B, T, *, K]; dk, de [B, M, *, K] (where the key erases its two parts are summed in dk); da and the
              sum of its terms' sizes [B, M, *, K], or one for each four rows where the decay is one number
-    scratch  S [WINDOW + 1, V, L], lines [4 WINDOW, L], d, n, h [3, WINDOW, V], sums [3, L]
+    scratch  S [WINDOW + 1, V in two halves, L], packed [4, WINDOW, padded K], d, n, h [3, WINDOW, V],
+             sums [5, WINDOW, padded K], square [L, L]
     rule     (micro, pre, erase, decays)
     more     of q, k, e, a: whether another value head has been here, and this one's is added
+
+    A tile goes through a window two segments of columns at a time, so that its states of a window stay in the
+    second-level cache; vectors come and go by whole rows, in the order of memory.
     """
     batch, begin, first, last, row = place
     hq, hk, he, ha, hv = heads
     micro, pre, erase, decays = rule
     more_q, more_k, more_e, more_a = more
-    S, lines, knowns, sums = scratch
+    S, packed, knowns, sums, square = scratch
     tiles, V, L = G.shape
-    K = k.shape[3]
-    wide = a.shape[3] > 1
+    n = min(tiles * L, k.shape[3] - row)
+    P = packed.shape[2]
     zero = scale - scale
     m = (V + 3) // 4
-    ks, es, at_a, qs = 0, WINDOW * L, 2 * WINDOW * L, 3 * WINDOW * L
     for windows_after in range((last - first + WINDOW - 1) // WINDOW):
-        start = first + ((last - first - 1) // WINDOW - windows_after) * WINDOW
+        window = (last - begin - 1) // WINDOW - windows_after
+        start = begin + window * WINDOW
         W = min(WINDOW, last - start)
         knowns_in(u, w, b, do, batch, start, begin, hv, W, micro, scale, knowns)
+        rows_in(q, k, e, a, batch, (hq, hk, he, ha), start, begin, W, row, n, packed, micro, erase)
         for tile in range(tiles):
-            low = row + tile * L
-            n = min(L, K - low)
-            for j in range(W):
-                whole(k, batch, start + j, hk, low, n, lines, ks + j * L, L)
-                whole(a, batch, start + j, ha, low, n, lines, at_a + j * L, L)
-                if erase:
-                    whole(e, batch, start + j, he, low, n, lines, es + j * L, L)
-                if (start - begin + j + 1) % micro == 0:
-                    whole(q, batch, (start + j) // micro, hq, low, n, lines, qs + j * L, L)
-                else:
-                    whole(q, batch, 0, hq, low, 0, lines, qs + j * L, L)
-            mark = marks[(start - begin) // WINDOW]
-            for c in range(V):
-                for i in range(L):
-                    S[0, c, i] = mark[low + i, c] if i < n else zero
-            for j in range(W):
-                d, nudge, h = j * V, (WINDOW + j) * V, (2 * WINDOW + j) * V
-                x = splat_narrow(zero)
-                y = x
-                x_left = x
-                y_left = x
-                for segment in range(4):
-                    c = min(segment * m, V)
-                    xn, yn = replay(
-                        *(knowns, d, nudge, h, load_narrow(lines, at_a + j * L), load_narrow(lines, ks + j * L)),
-                        *(S, j * V * L, (j + 1) * V * L, c, min(c + m, V), pre, erase != NO_ERASE, zero),
-                    )
-                    if segment == 0 or segment == 2:
-                        x_left, y_left = x, y
-                        x, y = xn, yn
-                    else:
-                        x, y = x + xn, y + yn
-                if (start - begin + j + 1) % micro == 0:
-                    store(sums, 0, x_left + x)
-                    rows_out(dq, batch, (start + j) // micro, hq, low, n, sums[0], more_q)
-                if erase == ERASE:
-                    store(sums, 0, y_left + y)
-                    rows_out(de, batch, start + j, he, low, n, sums[0], more_e)
-                elif erase:
-                    store(sums, 0, y_left + y)
-                    rows_out(dk, batch, start + j, hk, low, n, sums[0], more_k)
-            for back_j in range(W):
-                j = W - 1 - back_j
-                d, nudge, h = j * V, (WINDOW + j) * V, (2 * WINDOW + j) * V
-                x = splat_narrow(zero)
-                y, z, x_left, y_left, z_left = x, x, x, x, x
-                for segment in range(4):
-                    c = min(segment * m, V)
-                    xn, yn, zn = rewind(
-                        *(knowns, d, nudge, h, load_narrow(lines, at_a + j * L), load_narrow(lines, qs + j * L)),
-                        *(load_narrow(lines, es + j * L), S, j * V * L, G, tile * V * L, c, min(c + m, V), pre, decays),
-                        zero,
-                    )
-                    if segment == 0 or segment == 2:
-                        x_left, y_left, z_left = x, y, z
-                        x, y, z = xn, yn, zn
-                    else:
-                        x, y, z = x + xn, y + yn, z + zn
-                store(sums, 0, x_left + x)
-                store(sums, L, y_left + y)
-                store(sums, 2 * L, z_left + z)
-                rows_out(dk, batch, start + j, hk, low, n, sums[0], more_k or erase == ERASE_IS_KEY)
-                if decays and wide:
-                    rows_out(da, batch, start + j, ha, low, n, sums[1], more_a)
-                    rows_out(size, batch, start + j, ha, low, n, sums[2], more_a)
-                elif decays:
-                    fours_out(da, batch, start + j, ha, low, n, sums[1], more_a)
-                    fours_out(size, batch, start + j, ha, low, n, sums[2], more_a)
+            for side in range(2):
+                low = min(2 * m * side, V)
+                high = min(low + 2 * m, V)
+                mark_in(marks, window, row + tile * L, low, S, high - low, square, zero)
+                which = (pre, erase != NO_ERASE, decays)
+                half(knowns, packed, S, G, (tile * V + low) * L, sums, tile, low, high, m, W, side == 1, which, zero)
+        for j in range(W):
+            t = start + j
+            if (t - begin + 1) % micro == 0:
+                rows_out(dq, batch, t // micro, hq, row, n, sums, (OF_QUERY * WINDOW + j) * P, more_q)
+            if erase == ERASE:
+                rows_out(de, batch, t, he, row, n, sums, (OF_ERASE * WINDOW + j) * P, more_e)
+            elif erase:
+                rows_out(dk, batch, t, hk, row, n, sums, (OF_ERASE * WINDOW + j) * P, more_k)
+            rows_out(dk, batch, t, hk, row, n, sums, (OF_KEY * WINDOW + j) * P, more_k or erase == ERASE_IS_KEY)
+            if decays and a.shape[3] > 1:
+                rows_out(da, batch, t, ha, row, n, sums, (OF_DECAY * WINDOW + j) * P, more_a)
+                rows_out(size, batch, t, ha, row, n, sums, (OF_SIZE * WINDOW + j) * P, more_a)
+            elif decays:
+                fours_out(da, batch, t, ha, row, n, sums, (OF_DECAY * WINDOW + j) * P, more_a)
+                fours_out(size, batch, t, ha, row, n, sums, (OF_SIZE * WINDOW + j) * P, more_a)
 
 
 @njit
@@ -477,21 +522,21 @@ def across(place, hv, b, u, w, dv, db, size):
                 put(db, steps + c, u[t - begin, c] * w[t - begin, c])
                 put(size, steps + c, abs(at(db, steps + c)))
         else:
-            left, left_size, total, total_size = zero, zero, zero, zero
-            for segment in range(4):
-                s, z = zero, zero
-                low = min(segment * m, V)
-                for c in range(low, min(low + m, V)):
-                    term = u[t - begin, c] * w[t - begin, c]
-                    s = s + term
-                    z = z + abs(term)
-                if segment == 0 or segment == 2:
-                    left, left_size = total, total_size
-                    total, total_size = s, z
-                else:
-                    total, total_size = total + s, total_size + z
-            put(db, steps, left + total)
-            put(size, steps, left_size + total_size)
+            s0, s1, s2, s3, z0, z1, z2, z3 = zero, zero, zero, zero, zero, zero, zero, zero
+            for c in range(m):  # the four segments side by side
+                x = u[t - begin, c] * w[t - begin, c]
+                s0, z0 = s0 + x, z0 + abs(x)
+                if m + c < V:
+                    x = u[t - begin, m + c] * w[t - begin, m + c]
+                    s1, z1 = s1 + x, z1 + abs(x)
+                if 2 * m + c < V:
+                    x = u[t - begin, 2 * m + c] * w[t - begin, 2 * m + c]
+                    s2, z2 = s2 + x, z2 + abs(x)
+                if 3 * m + c < V:
+                    x = u[t - begin, 3 * m + c] * w[t - begin, 3 * m + c]
+                    s3, z3 = s3 + x, z3 + abs(x)
+            put(db, steps, (s0 + s1) + (s2 + s3))
+            put(size, steps, (z0 + z1) + (z2 + z3))
 
 
 @njit
@@ -502,3 +547,24 @@ def enter(state, S):
         for i in range(V):
             for j in range(min(L, state.shape[1] - n * L)):
                 S[n, i, j] = state[i, n * L + j]
+
+
+@njit
+def in_order(x, total):
+    """total [n] = x [n, 0] + x [n, 1] + .., one after the other."""
+    for n in range(x.shape[0]):
+        s = x[n, 0]
+        for i in range(1, x.shape[1]):
+            s = s + x[n, i]
+        total[n] = s
+
+
+@njit
+def groups_together(wrong, total):
+    """total [n, m] = wrong [n, 0, m] + wrong [n, 1, m] + .."""
+    for n in range(wrong.shape[0]):
+        for i in range(total.shape[1]):
+            total[n, i] = 0.0
+        for group in range(wrong.shape[1]):
+            for i in range(total.shape[1]):
+                total[n, i] += wrong[n, group, i]

@@ -29,7 +29,6 @@ from .delta import (
     ERASE_IS_KEY,
     K_NORM,
     MU,
-    NO_ERASE,
     PREDICT,
     Q_NORM,
     SIZE_A,
@@ -76,20 +75,23 @@ def slots_of(place, heads, q, k, e, a, errors, lines, slots, start, W, rule, num
         off_k, off_e = dk[batch, t, hk], de[batch, t, he]
         bounds = (off_k, off_e, da[batch, t, ha], dv[batch, t, hv], db[batch, t, hv])
         erasing = lines[0] if erase == ERASE_IS_KEY else lines[1]
-        step_slots(w, lines[0], erasing, lines[2], a.shape[3], bounds, pre, erase, u, u, sums, cast, cast_gate, tau)
-        nk = (np.sqrt(dot(lines[0], lines[0])) + floor) * up
-        ne = 0.0 if erase == NO_ERASE else (np.sqrt(dot(erasing, erasing)) + floor) * up
-        off_e = 0.0 if erase == NO_ERASE else off_e + cast * ne + tau
-        w[TO_W] = (sums * up * nk + off_k + cast * nk + tau) * up
-        w[E_NORM] = (ne + off_e) * up
-        w[DE] = off_e * up
+        kk, channels = dot(lines[0], lines[0]), a.shape[3]
+        step_slots(w, kk, lines[0], erasing, lines[2], channels, bounds, pre, erase, u, u, sums, cast, cast_gate, tau)
+        w[TO_W] = (sums * up * w[K_NORM] + w[DK]) * up
+        w[E_NORM] = w[K_NORM] if erase == ERASE_IS_KEY else 0.0
+        w[DE] = w[DK] if erase == ERASE_IS_KEY else 0.0
+        if erase == ERASE:
+            ne = (np.sqrt(dot(erasing, erasing)) + floor) * up
+            off_e += cast * ne + tau
+            w[E_NORM] = (ne + off_e) * up
+            w[DE] = off_e * up
         w[Q_NORM] = 0.0
         w[DQ] = 0.0
         if (t - begin + 1) % micro == 0:
             widen(q, batch, t // micro, hq, lines, 3)
             off_q = dq[batch, t // micro, hq]
-            read_slots(w, lines[3], off_q, u, sums, cast, tau)
-            w[DQ] = (off_q + cast * (np.sqrt(dot(lines[3], lines[3])) + floor) * up + tau) * up
+            read_slots(w, dot(lines[3], lines[3]), lines[3], off_q, u, sums, cast, tau)
+            w[DQ] = (off_q + cast * w[Q_NORM] + tau) * up
 
 
 @inline

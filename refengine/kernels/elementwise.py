@@ -83,3 +83,18 @@ def column_sums(x, y, size):
             whole = whole + abs(x[n, c])
         y[c] = s + lost
         size[c] = whole
+
+
+@njit
+def furthest(x, y, apart, size):
+    """Of each row of x and y [rows, D]: the largest |x - y| and the largest |x|; NaN where there is any."""
+    D = x.shape[1]
+    for n in range(x.shape[0]):
+        far, most = np.float64(0.0), np.float64(0.0)
+        for i in range(D):
+            a, b = np.float64(x[n, i]), np.float64(y[n, i])
+            d, a = abs(a - b), abs(a)
+            far = far if d <= far or far != far else d
+            most = most if a <= most or most != most else a
+        apart[n] = far
+        size[n] = most

@@ -10,7 +10,7 @@ import numpy as np
 
 from . import _math
 from ._jit import inline, part
-from ._simd import BLOCK, at, block, called, fma, put, total
+from ._simd import BLOCK, at, block, called, fma, prefetch, put, total
 from .fast_rule import DOT, HUBER, POWER, SILU, SWIGLU
 
 GELU_A, GELU_B = 1.5957691216057308, 0.07135481627260025  # 2 sqrt(2 / pi), and that times 0.044715
@@ -63,8 +63,11 @@ def gather(x, batch, t0, head, factor, out):
     n, D = out.shape
     step = x.shape[2] * x.shape[3]
     base = ((batch * x.shape[1] + t0) * x.shape[2] + head) * D
+    line = 64 // x.itemsize
     for i in range(n):
         row = out[i]
+        for d in range(0, D, line):
+            prefetch(x, base + (i + n) * step + d)  # the next mini-batch's
         for d in range(D):
             row[d] = at(x, base + i * step + d) * factor
 
@@ -80,6 +83,17 @@ def scatter(x, o, batch, t0, head):
         row = x[i]
         for d in range(D):
             put(o, base + i * step + d, row[d])
+
+
+@part
+def turn_rows(x):
+    """Every row back to front."""
+    called()
+    for i in range(x.shape[0]):
+        row = x[i]
+        last = row.size - 1
+        for j in range(row.size // 2):
+            row[j], row[last - j] = row[last - j], row[j]
 
 
 @part

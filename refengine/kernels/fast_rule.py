@@ -10,5 +10,5 @@ PLAIN, RESIDUAL_QUERY, RESIDUAL_OUTPUT = range(3)  # o = Z;  q + LN(Z);  Z + LN(
 NO_NORM, POST_NORM, PRE_NORM = range(3)
 RULE = (
     "model", "act", "loss", "read", "output", "inner", "bias", "decays", "momentum", "before",
-    "muon", "grouped", "overwrite", "weight_norm", "norm_inside", "by_channel",
+    "muon", "grouped", "overwrite", "weight_norm", "norm_inside", "by_channel", "backwards",
 )  # fmt: skip

@@ -30,7 +30,18 @@ import numpy as np
 from ._jit import njit, part
 from ._products import lower_product, product
 from ._simd import called
-from .fast_rows import activate, add_row, clear, gather, norm_errors, norm_output, plain_errors, scale_rows, scatter
+from .fast_rows import (
+    activate,
+    add_row,
+    clear,
+    gather,
+    norm_errors,
+    norm_output,
+    plain_errors,
+    scale_rows,
+    scatter,
+    turn_rows,
+)
 from .fast_rule import AFTER, DOT, DURING, LINEAR, PLAIN, PRE_NORM, RESIDUAL_OUTPUT, RESIDUAL_QUERY, SWIGLU
 from .fast_steps import ages, by_channel, closing, descend, leap, leap_bias, mixing, renorm
 
@@ -160,24 +171,8 @@ def run(place, chunks, q, k, v, gates, layers, sides, lengths, ln, o, scratch, r
     scratch  as engine/fast_weights.py allots it; rule: RULE; numbers (scale, eps of the LayerNorm, the loss's own);
              steps [n, 3]: Newton-Schulz coefficients
     """
-    (
-        model,
-        _,
-        _,
-        mode,
-        output,
-        inner,
-        bias,
-        decays,
-        momentum,
-        before,
-        muon,
-        grouped,
-        overwrite,
-        weight_norm,
-        inside,
-        wide,
-    ) = rule
+    model, _, _, mode, output, inner, bias, decays, momentum, before = rule[:10]
+    muon, grouped, overwrite, weight_norm, inside, wide, turned = rule[10:]
     batch, hq, hk, hv = place
     inputs, rows1, rows2, mixes, c, leaps, panel = scratch
     W1, b1, W2, b2 = layers
@@ -193,6 +188,10 @@ def run(place, chunks, q, k, v, gates, layers, sides, lengths, ln, o, scratch, r
         gather(k, batch, t0, hk, one, K)
         gather(q, batch, t0, hq, numbers[0], Q)
         gather(v, batch, t0, hv, one, V)
+        if turned:
+            turn_rows(K)
+            turn_rows(Q)
+            turn_rows(V)
         aged = 1.0
         for i in range(n):
             c[0, i] = a[batch, t0 + i, hv]
@@ -265,4 +264,6 @@ def run(place, chunks, q, k, v, gates, layers, sides, lengths, ln, o, scratch, r
                 now = (U1, b1, U2, b2) if lengths[2][0] == 0.0 else now
             read(rule, Q, K, now, sides, room, queries, mix, ln[0], ln[1], numbers, no, panel)
         if apply:
+            if turned:
+                turn_rows(out)
             scatter(out, o, batch, t0, hv)

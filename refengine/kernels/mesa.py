@@ -74,12 +74,18 @@ def advance(H, keys, writes, decays, count, A, square):
     """
     K, P = H.shape
     L = square.shape[0]
+    whole = BLOCK // A.itemsize
     for i in range(K):
         for j in range(0, i + 1, L):
             h = block(H, i * P + j)
-            for s in range(count):
-                h = fma(spread(at(writes, s * P + i)), block(keys, s * P + j), decays[s] * h)
-                store(square, s * L, h)
+            if count == whole:
+                for s in range(whole):
+                    h = fma(spread(at(writes, s * P + i)), block(keys, s * P + j), decays[s] * h)
+                    store(square, s * whole, h)
+            else:
+                for s in range(count):
+                    h = fma(spread(at(writes, s * P + i)), block(keys, s * P + j), decays[s] * h)
+                    store(square, s * L, h)
             store(H, i * P + j, h)
             turn(square, A, 8 * L * (i // 4) * (i // 4 + 1) + (4 * j + i % 4) * L, 4 * L)
 

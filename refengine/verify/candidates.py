@@ -114,6 +114,8 @@ class Called:
         arrays = {name: to_numpy(x, name) for name, x in said.items() if _is_array(x)}
         passed = {name: self.handed(x.copy()) for name, x in arrays.items()}
         call = {name: passed.get(name, x) for name, x in said.items() if self.takes(name)}
+        if "op" in self.parameters:
+            call["op"] = op
         buffers = {name: self.buffer(name, shape, policy) for name, shape in shapes.items() if name in self.parameters}
         if "output_final_state" in self.parameters:
             call.setdefault("output_final_state", True)

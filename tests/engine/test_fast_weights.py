@@ -388,3 +388,12 @@ def test_the_compared_bound_sees_the_front_end(name, monkeypatch):
     s = solve(name, x, **more)
     o, _ = define(problem(name, {**x, **more}))
     assert (abs(s.o - o) <= 2 * s.bound["o"][..., None]).all()
+
+
+def test_the_compared_bound_is_infinite_where_nothing_is_finite_and_nowhere_else(monkeypatch):
+    monkeypatch.setattr(running, "BALLS", 0)
+    x = case("ttt_linear", B=1, T=9, H=2, HV=2)
+    x["v"][0, 5, 1, 2] = np.nan
+    s = solve("ttt_linear", x, allow_nonfinite=True)
+    assert np.array_equal(np.isinf(s.bound["o"]), np.isnan(s.o).any(axis=-1))
+    assert np.array_equal(np.isinf(s.bound["o"][0]), np.arange(9)[:, None] >= [9, 5])
