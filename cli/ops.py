@@ -80,6 +80,7 @@ def about(op: Op) -> dict[str, Any]:
         },
         "options": {name: vars(rule) for name, rule in op.options.items()},
         "states": [{"name": t.name, "axes": [axes.split() for axes in t.axes], "doc": t.doc} for t in op.states],
+        "mistakes": {m.name: m.doc for m in op.mutants},
         "example": example(op),
     }
 
@@ -140,4 +141,7 @@ def page(op: Op) -> str:
         for name, rule in op.options.items():
             choices = f" ({', '.join(rule.choices)})" if rule.choices else ""
             lines.append(f"  {name:16} {rule.doc}{choices}; {rule.default} if not given")
+    if op.mutants:
+        lines += ["", "Mistakes people make (the kind in brackets)"]
+        lines += [f"  {m.name:18} {m.doc}" for m in op.mutants]
     return "\n".join([*lines, "", "Example", f"  {example(op)}"])

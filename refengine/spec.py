@@ -65,6 +65,7 @@ class Mutant:
               "chunk": `slips` names what is wrong in the chunk algebra (kernels/emulate.py)
               "rounding": `rounds` holds the policy's formats that are secretly others
               "answer": `alter` takes the outputs {"o": ..., "final_state": ...} and the core, and returns others
+              "step": `alter` takes the op's `step` and returns a mistaken one (families that no core hosts)
     precision: it only rounds where it should not; every other mutant is wrong in exact arithmetic too. An `alter` that
     returns None does not apply to that problem.
     """

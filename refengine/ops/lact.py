@@ -6,6 +6,7 @@ import numpy as np
 
 from ..spec import FastWeights, Op, Option, Reading, Tensor
 from .parts import NEWTON_SCHULZ, orthogonalised, silu, silu_slope
+from .slips import LACT
 
 
 def swiglu(weights, x):
@@ -134,4 +135,5 @@ OP = Op(
         "weight_norm": Option("post", "where rows are brought back to length", choices=("post", "pre", "none")),
         "order": Option("apply_first", "what a chunk's queries see", choices=("apply_first", "update_first")),
     },
+    mutants=LACT,
 )

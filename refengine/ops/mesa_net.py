@@ -6,6 +6,7 @@ import numpy as np
 
 from ..errors import InputError
 from ..spec import Mesa, Op, Option, Reading, Tensor
+from .slips import MESA
 
 
 def eliminate(A, y):
@@ -112,4 +113,5 @@ OP = Op(
             "zero", "where cg starts: 0 (prefill), q / (diag(H + lamb) + eps) (decode)", choices=("zero", "diagonal")
         ),
     },
+    mutants=MESA,
 )

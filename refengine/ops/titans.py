@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..spec import FastWeights, Op, Option, Reading, Tensor
+from .slips import TITANS
 
 INPUTS = (
     Tensor("q", ("B T H K",), "queries", role="query"),
@@ -70,4 +71,5 @@ OP = Op(
     conventions=CONVENTIONS,
     scale="1",
     options={"chunk_size": Option(1, "tokens in a mini-batch")},
+    mutants=TITANS,
 )

@@ -6,6 +6,7 @@ import numpy as np
 
 from ..spec import FastWeights, Op, Option, Reading, Tensor
 from .parts import gelu, gelu_slope, silu, silu_slope
+from .slips import TITANS
 from .titans import CONVENTIONS, INPUTS, training
 
 ACTIVATIONS = {"silu": (silu, silu_slope), "gelu": (gelu, gelu_slope)}
@@ -66,4 +67,5 @@ OP = Op(
         "chunk_size": Option(1, "tokens in a mini-batch"),
         "activation": Option("silu", "between the layers", choices=("silu", "gelu")),
     },
+    mutants=TITANS,
 )

@@ -7,6 +7,7 @@ import numpy as np
 from ..errors import InputError
 from ..spec import FastWeights, Op, Option, Reading, Tensor
 from .parts import layer_norm, layer_norm_errors
+from .slips import TTT, keeping, slip
 
 EPS = 1e-6
 INPUTS = (
@@ -88,4 +89,5 @@ OP = Op(
     scale="1",
     scale_of={"fla": "K^-1/2"},
     options={"chunk_size": Option(16, "tokens in a mini-batch")},
+    mutants=(*TTT, slip("bias_frozen", "the bias is never carried on [20]", keeping(1))),
 )

@@ -6,6 +6,7 @@ import numpy as np
 
 from ..spec import FastWeights, Op, Option, Reading, Tensor
 from .parts import gelu, gelu_slope, layer_norm, layer_norm_errors
+from .slips import TTT, keeping, slip
 from .ttt_linear import CONVENTIONS, EPS, INPUTS, steps, training
 
 
@@ -62,4 +63,5 @@ OP = Op(
     scale="1",
     scale_of={"fla": "K^-1/2"},
     options={"chunk_size": Option(16, "tokens in a mini-batch")},
+    mutants=(*TTT, slip("bias_frozen", "the biases are never carried on [20]", keeping(1, 3))),
 )

@@ -3,7 +3,7 @@
 They act on the lowered problem (verify/emulate.py's Core), in the chunk algebra, in the roundings, or on what was
 computed. The same alteration serves the float64 solution and an emulation at any precision. Sources: the issue
 trackers of the projects that write the kernels; the number in brackets is the kind (scale, layout, order, gates, ...)
-they were filed under."""
+they were filed under. The families that no core hosts have theirs in their definitions (ops/slips.py)."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..engine.definition import define
+from ..engine.problem import Problem
 from ..errors import InputError, nearest
 from ..numbers import formats
 from ..spec import Mutant, Op
@@ -385,6 +387,14 @@ def find(op: Op, name: str) -> Mutant:
     if name not in known:
         raise InputError(f"{op.name} has no mutant {name!r}{nearest(name, known)}.")
     return known[name]
+
+
+def defined(mutant: Mutant, p: Problem) -> Outputs:
+    """What the op's definition gives with a mistake in its step (float64): for the families that no core hosts."""
+    assert mutant.acts == "step" and mutant.alter is not None
+    o, final = define(replace(p, op=replace(p.op, step=mutant.alter(p.op.step))))
+    finals = final if isinstance(final, tuple) else (final,)
+    return {"o": o, **dict(zip(p.op.final_names(), finals, strict=True))}
 
 
 INVERSES = ("no_correction", "truncated_inverse", "one_newton_step")

@@ -52,6 +52,7 @@ def test_a_page_says_all_that_is_declared(bench, name):
         line = next(x for x in lines if x.startswith(f"  {convention} ") and what["doc"] in x)
         assert line.endswith(f"scale, if not given, is {what['scale']}")
     assert all(any(x.startswith(f"  {option} ") for x in lines) for option in op["options"])
+    assert all(any(x.startswith(f"  {slip} ") and doc in x for x in lines) for slip, doc in op["mistakes"].items())
     assert lines[-1].strip() == op["example"]
 
 
