@@ -15,7 +15,7 @@ from ..errors import InputError
 from ..io.interop import to_numpy
 from ..numbers.bounded import Bounded
 from ..numbers.traced import Traced, leaf, pull_back
-from ..spec import Delta, Mesa, Softmax
+from ..spec import Delta, FastWeights, Mesa, Softmax
 from .axes import shape_text
 from .checks import floats
 from .delta import certain
@@ -27,6 +27,7 @@ from .solution import Cotangents
 Array = NDArray[Any]
 FAMILIES: dict[type, str] = {
     Delta: ".delta_grad",
+    FastWeights: ".fast_weights_grad",
     Mesa: ".mesa_grad",
     Softmax: ".softmax_grad",
 }  # where the `adjoint` of what an op lowers to is
@@ -117,7 +118,10 @@ def grad(
         raise InputError(f"{p.op.name} has no gradient in this version.")
     family = import_module(FAMILIES[type(lowered)], __package__)
     found: Cotangents = family.adjoint(p, lowered, asked, last_states(p, dht), threads, progress)
-    owed = transposed(lowered, found.operands)
+    owed = transposed(lowered, found.operands) | {leaves[name].serial: x for name, x in found.inputs.items()}
+    for tensor in p.op.inputs:
+        if tensor.integer:
+            leaves.pop(tensor.name, None)
     owing = {name: owed[x.serial] if x.serial in owed else x.number.filled(0.0) for name, x in leaves.items()}
     gradients = {name: as_given(p, name, x.value) for name, x in owing.items()}
     bound = {name: bound_as_given(p, name, x, gradients[name]) for name, x in owing.items()}
@@ -161,8 +165,11 @@ def last_states(p: Problem, dht: Any) -> tuple[Array | None, ...]:
 
 
 def transposed(lowered: Any, operands: Mapping[str, Bounded]) -> dict[int, Bounded]:
-    """The cotangents of everything before the family, from those of its operands."""
-    numbers = {name: getattr(lowered, name) for name in operands}
+    """The cotangents of everything before the family, from those of its operands; "theta.1" is the second of theta."""
+    numbers = {}
+    for name in operands:
+        whole, _, index = name.partition(".")
+        numbers[name] = getattr(lowered, whole)[int(index)] if index else getattr(lowered, whole)
     return pull_back([(x, operands[name]) for name, x in numbers.items() if isinstance(x, Traced)])
 
 

@@ -38,6 +38,7 @@ class Cotangents:
     initial_bound: tuple[NDArray[Any], ...]
     certificate: str  # what kind of bound it is
     plans: tuple[Plan, ...]
+    inputs: Mapping[str, Bounded] = field(default_factory=dict)  # and of inputs that reach the family by no operand
 
 
 @dataclass(frozen=True, repr=False)

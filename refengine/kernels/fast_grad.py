@@ -1,0 +1,117 @@
+"""What the adjoint of the fast weights (engine/fast_backward.py) is made of: products, sums along rows, activations
+with two derivatives, and the coefficients of the dual form with theirs.
+
+Each is compiled by itself, and the engine puts them together: a mini-batch's adjoint as one kernel would take minutes
+to compile. Order of operations as in fast_weights.py.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from . import _math, _products
+from ._jit import inline, njit
+from .fast_rows import GELU_A, GELU_B, row_dot
+from .fast_rule import SILU, SWIGLU
+
+
+@njit
+def product(C, A, A_transposed, B, B_transposed, panel):
+    """C += A B"""
+    _products.product(C, A, A_transposed, B, B_transposed, C.dtype.type(1), panel)
+
+
+@njit
+def row_dots(x, y, out):
+    """out_i = x_i . y_i"""
+    D = x.shape[1]
+    for i in range(x.shape[0]):
+        out[i] = row_dot(x, i * D, y, i * D, D)
+
+
+@inline
+def curve(z, act):
+    """(y, y', y'') of an activation."""
+    if act == SILU:
+        s = _math.sigmoid(z)
+        t = s * (1.0 - s)
+        return z * s, s + z * t, t * (2.0 + z * (1.0 - 2.0 * s))
+    s = _math.sigmoid(z * (GELU_A + GELU_B * (z * z)))
+    t = s * (1.0 - s)
+    p = GELU_A + 3.0 * GELU_B * (z * z)
+    return z * s, s + z * (t * p), t * (2.0 * p + z * ((1.0 - 2.0 * s) * (p * p) + 6.0 * GELU_B * z))
+
+
+@njit
+def activate(Z, X, D, model, act):
+    """X = act(Z), D = its derivative (SwiGLU: of X by the gate, then by the up half)."""
+    n, h = X.shape
+    for i in range(n):
+        for j in range(h):
+            y, slope, _ = curve(np.float64(Z[i, j]), act)
+            if model == SWIGLU:
+                u = np.float64(Z[i, h + j])
+                X[i, j], D[i, j], D[i, h + j] = y * u, u * slope, y
+            else:
+                X[i, j], D[i, j] = y, slope
+
+
+@njit
+def activate_back(Z, dX, dD, dZ, model, act):
+    """What X and D owe to Z."""
+    n, h = dX.shape
+    for i in range(n):
+        for j in range(h):
+            y, slope, bend = curve(np.float64(Z[i, j]), act)
+            if model == SWIGLU:
+                u = np.float64(Z[i, h + j])
+                dZ[i, j] = u * (dX[i, j] * slope + dD[i, j] * bend) + dD[i, h + j] * slope
+                dZ[i, h + j] = dX[i, j] * y + dD[i, j] * slope
+            else:
+                dZ[i, j] = dX[i, j] * slope + dD[i, j] * bend
+
+
+@njit
+def coefficients(a, eta, reader, general, M, C, N, beta, phi, chain):
+    """M_ij = a_i M_{i-1,j} + C_ij, C_ij = eta_i C_{i-1,j}, N = reader M (zeros above the diagonal); beta, phi and
+    chain_i = eta_1 .. eta_i."""
+    b, e, f = 1.0, 1.0, 0.0
+    for i in range(a.size):
+        b, e = a[i] * b, eta[i] * e
+        f = a[i] * f + e
+        beta[i], phi[i], chain[i] = b, f, e
+    for i in range(N.shape[0]):
+        for j in range(N.shape[0]):
+            C[i, j] = M[i, j] = 1.0 if j <= i else 0.0
+            if j < i and general:
+                C[i, j] = eta[i] * C[i - 1, j]
+                M[i, j] = a[i] * M[i - 1, j] + C[i, j]
+            N[i, j] = reader[i] * M[i, j]
+
+
+@njit
+def coefficients_back(a, eta, reader, general, M, C, beta, phi, chain, dN, dC, dbeta, dphi, dchain, da, deta, dreader):
+    """What the coefficients owe to a, eta and reader, added to what is there."""
+    side = dN.shape[0]
+    for i in range(side):
+        for j in range(i + 1):
+            dreader[i] += dN[i, j] * M[i, j]
+            dN[i, j] = reader[i] * dN[i, j]
+    for i in range(side - 1 if general else 0, 0, -1):
+        for j in range(i):
+            x = dC[i, j] + dN[i, j]
+            da[i] += dN[i, j] * M[i - 1, j]
+            dN[i - 1, j] += a[i] * dN[i, j]
+            deta[i] += x * C[i - 1, j]
+            dC[i - 1, j] += eta[i] * x
+    for i in range(a.size - 1, -1, -1):
+        x = dchain[i] + dphi[i]
+        if i == 0:
+            da[0] += dbeta[0]
+            deta[0] += x
+        else:
+            da[i] += dphi[i] * phi[i - 1] + dbeta[i] * beta[i - 1]
+            deta[i] += x * chain[i - 1]
+            dphi[i - 1] += a[i] * dphi[i]
+            dbeta[i - 1] += a[i] * dbeta[i]
+            dchain[i - 1] += eta[i] * x
