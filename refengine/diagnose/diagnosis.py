@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,12 +17,14 @@ from ..verify.verdict import Judge, Verdict, problem_of
 from .fits import fitted
 from .pairs import pairs
 from .probes import settled
+from .stages import Fed, Stage, split
 from .suspects import singles
 from .what import Finding, Lineup, named, ranked
 from .where import Where, localise
 
 Array = NDArray[Any]
 UNKNOWN, NAMED, TWINS, OPEN, NOTHING_WRONG, UNUSABLE = "unknown", "named", "twins", "open", "nothing wrong", "unusable"
+FED = "fed wrong"
 
 
 @dataclass(frozen=True)
@@ -31,11 +33,14 @@ class Diagnosis:
 
     outcome   "named": one mistake explains all that was seen and every other leaves ten times as much; "twins": the
               same of several, which nothing tells apart; "open": some explain it, but not ten times better than
-              another; "unknown": no known mistake does; "nothing wrong": verify does not fail it; "unusable": shapes
-              or dtypes are wrong, or outputs missing (`verdict.faults`)
+              another; "fed wrong": the recurrence is right for the stages that were given; "unknown": no known mistake
+              does; "nothing wrong": verify does not fail it; "unusable": shapes or dtypes are wrong, or outputs missing
+              (`verdict.faults`)
     best      the mistake that is named, or None (of twins the first)
     twins     all that are named
     open      those that explain it without being named
+    stages    those that were given, each right or wrong by itself
+    recurrence   whether the outputs are right for the stages given; None where none of them enters the recurrence
     probed    the inputs that a candidate that can be run was tried on besides, to tell suspects apart
     ranking   every suspect that was tried, the best first
     where     what is wrong, from which token on, and the pattern
@@ -49,6 +54,8 @@ class Diagnosis:
     twins: tuple[Finding, ...] = ()
     open: tuple[Finding, ...] = ()
     probed: tuple[str, ...] = ()
+    stages: tuple[Stage, ...] = ()
+    recurrence: bool | None = None
 
     @property
     def best(self) -> Finding | None:
@@ -76,18 +83,28 @@ class Case:
         self.judge = Judge(problem_of(op, inputs), grade, threads=threads)
 
     def diagnosis(self, got: Mapping[str, Any], names: Sequence[str] | None) -> Diagnosis:
-        """Of outputs."""
+        """Of outputs, and of stages where there are any (`stage.NAME`)."""
+        outputs, given = split(got)
         judge = self.judge
         with np.errstate(all="ignore"):
-            verdict = judge.verdict(got, names)
-        usable = judge.faults(got, names or judge.names)[1]
+            verdict = judge.verdict(outputs, names)
+        usable = judge.faults(outputs, names or judge.names)[1]
+        fed = Fed(judge, given) if given else None
+        recurrence = fed.recurrence(outputs) if fed else None
+        stages = fed.stages() if fed else ()
         if verdict.verdict != FAIL:
-            return Diagnosis(NOTHING_WRONG, verdict, Where(right=tuple(usable)))
-        if not usable or all(s.level != FAIL for s in verdict.statistics):
-            return Diagnosis(UNUSABLE, verdict, Where())
-        where = localise(judge, verdict.statistics, usable)
+            found = Diagnosis(NOTHING_WRONG, verdict, Where(right=tuple(usable)))
+        elif not usable or all(s.level != FAIL for s in verdict.statistics):
+            found = Diagnosis(UNUSABLE, verdict, Where())
+        else:
+            where = localise(judge, verdict.statistics, usable)
+            found = Diagnosis(FED, verdict, where) if recurrence else self.suspected(verdict, where, usable)
+        return replace(found, stages=stages, recurrence=recurrence)
+
+    def suspected(self, verdict: Verdict, where: Where, usable: Mapping[str, Array]) -> Diagnosis:
+        """Of outputs that are wrong: declared mistakes, then fitted ones, then two at once, until one explains them."""
+        judge, op = self.judge, self.judge.problem.op
         lineup = Lineup(judge.core, judge.policy, usable, verdict.statistics)
-        op = judge.problem.op
         findings: list[Finding] = []
         for suspects in (
             lambda: singles(op, judge.policy),
@@ -107,7 +124,8 @@ class Case:
         if found.outcome not in (TWINS, OPEN):
             return found
         findings, ran = settled(self.judge, self.inputs, candidate, found.ranking, names or self.judge.names)
-        return concluded(found.verdict, found.where, findings, ran)
+        again = concluded(found.verdict, found.where, findings, ran)
+        return replace(again, stages=found.stages, recurrence=found.recurrence)
 
 
 def concluded(verdict: Verdict, where: Where, findings: Sequence[Finding], ran: Sequence[str] = ()) -> Diagnosis:
@@ -135,7 +153,9 @@ def diagnose(
     op, inputs
         What `refengine.solve(op, **inputs)` takes: the problem that the candidate was given.
     candidate
-        As for `refengine.verify`: its outputs, or a callable, or a `refengine.verify.candidates.Live`.
+        As for `refengine.verify`: its outputs, or a callable, or a `refengine.verify.candidates.Live`. Among the
+        outputs may be stages: "stage.q", "stage.k", "stage.g", "stage.beta", ... as they enter the recurrence, and of
+        its chunks "stage.w", "stage.u" [B, T, HV, K or V] and "stage.h" [B, chunks, HV, K, V], the states before each.
     grade
         The precision that it declares, as for `refengine.verify`.
     outputs

@@ -46,7 +46,7 @@ SCHEMA: dict[str, Any] = {
     ],
     "properties": {
         "schema_version": {"const": 1},
-        "outcome": {"enum": ["named", "twins", "open", "unknown", "nothing wrong", "unusable"]},
+        "outcome": {"enum": ["named", "twins", "open", "fed wrong", "unknown", "nothing wrong", "unusable"]},
         "op": {"type": "string"},
         "best": {"type": ["string", "null"]},
         "twins": {"type": "array", "items": {"type": "string"}},
@@ -80,6 +80,11 @@ SCHEMA: dict[str, Any] = {
                 "hint": {"type": "string"},
             },
         },
+        "recurrence": {"type": ["boolean", "null"], "description": "right for the stages given"},
+        "stages": {
+            "type": "array",
+            "items": {"type": "object", "required": ["name", "holds", "worst", "first", "detail", "like"]},
+        },
         "probed": {"type": "array", "items": {"type": "string"}},
         "verdict": {"type": "object", "description": "as `refengine verify --json` has it"},
         "text": {"type": "string"},
@@ -99,6 +104,8 @@ def as_data(found: Diagnosis) -> dict[str, Any]:
         "ranking": [suspect(f) for f in found.ranking],
         "where": dict(found.where.__dict__),
         "probed": list(found.probed),
+        "recurrence": found.recurrence,
+        "stages": [dict(stage.__dict__) for stage in found.stages],
         "verdict": verdict_as_data(found.verdict),
         "text": found.text,
     }
@@ -125,7 +132,7 @@ def lines(found: Diagnosis) -> list[str]:
     """One paragraph, then the nearest suspects."""
     nearest = found.ranking[:SHOWN] if found.outcome not in ("nothing wrong", "unusable") else ()
     return [
-        " ".join([*seen(found), *most_like(found)]),
+        " ".join([*seen(found), *most_like(found), *of_stages(found)]),
         *(f"  {left(f):36} {f.name}: {f.suspect.doc}" for f in nearest),
     ]
 
@@ -163,6 +170,8 @@ def most_like(found: Diagnosis) -> list[str]:
     """What it is most like, how sure and why."""
     if found.outcome in ("nothing wrong", "unusable"):
         return []
+    if found.outcome == "fed wrong":
+        return []
     others = [f for f in found.ranking if not f.explains]
     runner = others[0] if others else None
     if found.outcome == "unknown":
@@ -184,6 +193,31 @@ def most_like(found: Diagnosis) -> list[str]:
         names = " or ".join(f"{f.name} ({f.suspect.doc})" for f in found.twins)
         return [f"It is {names}: this input cannot tell them apart. {sure}. {settle(found)}"]
     return [f"It is {best.name}: {best.suspect.doc}{fitted(best)}. {sure}."]
+
+
+def of_stages(found: Diagnosis) -> list[str]:
+    """What the stages say."""
+    wrong = [s for s in found.stages if not s.holds]
+    if not found.stages:
+        return []
+    said = []
+    if found.outcome == "fed wrong":
+        differ = " and ".join(s.name for s in wrong) or "none of the stages given"
+        said.append(
+            f"The recurrence is fine: its outputs are right for what it was fed; "
+            f"{differ} differ{'s' * (len(wrong) < 2)}."
+        )
+    elif found.recurrence is False:
+        said.append("The recurrence is wrong also for the stages that it was fed.")
+    for s in wrong:
+        like = f"; it is what {' or '.join(s.like)} gives" if s.like else ""
+        what = f" ({s.detail})" if s.detail else ""
+        said.append(
+            f"{s.name}{what} is first off at {list(s.first)}, "
+            f"at most {s.worst:.3g} times what its format explains{like}."
+        )
+    right = [s.name for s in found.stages if s.holds]
+    return [*said, f"{' and '.join(right)} {'is' if len(right) == 1 else 'are'} right."] if right else said
 
 
 def settle(found: Diagnosis) -> str:
