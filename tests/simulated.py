@@ -65,6 +65,20 @@ def compare(op, arguments):
     return {"differ": differ, "device": there.info["device"], "plan": there.info["plan"]}
 
 
+def compare_gradients(op, arguments):
+    """Likewise of the gradients."""
+    rng = np.random.default_rng(3)
+    sizes = refengine.solve(op, **arguments, threads=1)
+    owed = {"do": rng.standard_normal(sizes.o.shape), "dht": rng.standard_normal(sizes.final_state.shape)}
+    with np.errstate(all="ignore"):
+        here, there = (refengine.grad(op, **arguments, **owed, threads=1, device=d) for d in ("cpu", "cuda"))
+    pairs = {n: (here[n], there[n]) for n in here}
+    pairs |= {f"{n}.bound": (here.bound[n], there.bound[n]) for n in here.bound}
+    pairs |= {f"{n}.condition": (here.condition[n], there.condition[n]) for n in here.condition}
+    differ = [n for n, (x, y) in pairs.items() if not same(x, y)]
+    return {"differ": differ, "device": there.info["device"], "plan": there.info["plan"]}
+
+
 def same(x, y):
     """The same bits, any NaN for any other."""
     number = ~np.isnan(x)
@@ -84,6 +98,13 @@ def run(name):
     from refengine.engine import delta_cuda
     from refengine.kernels.cuda import _device
 
+    if name == WINDOWS:
+        given = case("gated_delta_rule", B=1, T=66, H=2, HV=4, K=2, V=3)
+        with patch.object(_device, "SIMULATED_MEMORY", 45000):
+            return compare_gradients("gated_delta_rule", given)
+    if name.startswith(OF_GRADIENTS):
+        op, given = inputs(name.removeprefix(OF_GRADIENTS))
+        return compare_gradients(op, {n: x for n, x in given.items() if n != "states_at"})
     if name in STRANGE:
         return compare(*strange(name))
     if name == REFUSED:
@@ -110,9 +131,26 @@ class Stingy:
         return self.usual(*args, **kwargs)
 
 
+GRADIENTS = (
+    "scalar decay, key erased",
+    "float32",
+    "decay by channel",
+    "before the decay",
+    "a vector of its own, decay by channel",
+    "two micro-steps before the decay",
+    "three micro-steps, windows of two tokens",
+    "nothing erased, zeros to begin with",
+    "a step for each value",
+    "columns as heads",
+    "packed, states kept",
+    "no tokens",
+    "no rows",
+)
 STRANGE = ("not finite", "below the range")
 REFUSED = "memory refused"
-NAMES = [*CASES, *STRANGE, REFUSED]
+OF_GRADIENTS = "gradients: "
+WINDOWS = "gradients: two windows, shared keys, little memory"
+NAMES = [*CASES, *STRANGE, REFUSED, *(OF_GRADIENTS + name for name in GRADIENTS), WINDOWS]
 
 if __name__ == "__main__":
     for name in NAMES:

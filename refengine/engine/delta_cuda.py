@@ -7,7 +7,7 @@ recurrence, so every bit is the CPU's.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -33,6 +33,9 @@ SHARE = 0.8  # of the free memory that a task takes
 GRID = 65535  # heads, and sequences, of one launch
 SPAN = 8192  # tokens of one window at the most: what a look at the stop flag waits for
 Array = NDArray[Any]
+Placed = tuple[
+    int, int, int, list[int]
+]  # an array [rows, length, heads, width], and the head of it for each value head
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,52 @@ def refusal(x: Delta) -> RefengineError | None:
         return InputError(f"device 'cuda' takes at most {kernel.MAX_K} key channels, and k has K = {K}.")
     why = _device.refusal()
     return None if why is None else UnavailableError(why)
+
+
+def longest(segments: Sequence[tuple[int, int, int]]) -> int:
+    """Tokens of the longest sequence."""
+    return max((t1 - t0 for _, t0, t1 in segments), default=0)
+
+
+def runs(N: int, heads: int, unit: int, need: Callable[[int, int], int]) -> Iterator[tuple[range, range]]:
+    """Runs of sequences, and of heads by whole units, as long as the device has memory for what each needs."""
+    rows, units = max(1, min(N, GRID)), max(1, min(heads, GRID) // unit)
+    room = SHARE * _device.free()
+    while rows * units > 1 and need(rows, units * unit) > room:
+        if rows > 1:
+            rows = -(-rows // 2)
+        else:
+            units = -(-units // 2)
+    step = units * unit
+    for n in range(0, N, rows):
+        for h in range(0, heads, step):
+            yield range(n, min(n + rows, N)), range(h, min(h + step, heads))
+
+
+def part(x: Array, rows: slice, low: int, high: int, heads: range, of: int) -> tuple[Array, int]:
+    """An operand's rows and tokens (or micro-steps) low .. high for some of so many value heads, and the first of its
+    own heads there. One head for all stays so."""
+    ratio = of // x.shape[2]
+    first, last = heads.start // ratio, -(-heads.stop // ratio)
+    return np.ascontiguousarray(x[rows, low:high, first:last]), first
+
+
+def tables(segments: Sequence[tuple[int, int, int]], first_row: int, arrays: list[Placed]) -> tuple[Array, Array]:
+    """`where` and `step` of kernels/cuda/delta.py for arrays [rows, length, heads, width], each with which of its heads
+    every value head reads."""
+    where = np.zeros((len(segments), len(arrays[0][3]), len(arrays)), np.int64)
+    for i, (row, _, _) in enumerate(segments):
+        for c, (length, count, width, local) in enumerate(arrays):
+            where[i, :, c] = ((row - first_row) * length * count + np.array(local)) * width
+    return where, np.array([count * width for _, count, width, _ in arrays], np.int64)
+
+
+def by_columns(state: Array | None, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    """States [N, HV, K, V] as the kernels have them, columns before rows and the rows padded."""
+    found = np.zeros(shape, dtype)
+    if state is not None:
+        found[..., : state.shape[2]] = state.swapaxes(2, 3)
+    return found
 
 
 class Job:
@@ -83,19 +132,8 @@ class Job:
 
     def tasks(self) -> Iterator[tuple[range, range]]:
         """Runs of sequences and heads that fit the memory with a useful window; all of them if they do."""
-        N, heads = len(self.segments), self.here.heads
-        T = max((t1 - t0 for _, t0, t1 in self.segments), default=0)
-        rows, units = max(1, min(N, GRID)), max(1, min(heads, GRID) // self.unit)
-        room = SHARE * _device.free()
-        while rows * units > 1 and self.bytes(rows, units * self.unit, min(T, 256)) > room:
-            if rows > 1:
-                rows = -(-rows // 2)
-            else:
-                units = -(-units // 2)
-        step = units * self.unit
-        for n in range(0, N, rows):
-            for h in range(0, heads, step):
-                yield range(n, min(n + rows, N)), range(h, min(h + step, heads))
+        T = min(longest(self.segments), 256)
+        return runs(len(self.segments), self.here.heads, self.unit, lambda n, h: self.bytes(n, h, T))
 
     def bytes(self, sequences: int, heads: int, tokens: int) -> int:
         """What a task takes of the device's memory, with a window of so many tokens."""
@@ -154,7 +192,9 @@ class Piece:
         """The states, columns before rows and rows padded; the bounds on their columns' norms and errors."""
         here = self.here
         shape = (len(self.sequences), len(self.heads), here.columns)
-        S = np.zeros((*shape, LANES * kernel.segment(here.K)), here.dtype)
+        where = np.ix_(self.sequences, self.heads)
+        start = None if here.start is None else here.start[where]
+        S = by_columns(start, (*shape, LANES * kernel.segment(here.K)), here.dtype)
         N, E = np.zeros(shape, here.dtype), np.zeros(shape, here.dtype)
         if here.start is not None:
             tiles = -(-here.columns // here.lanes)
@@ -162,7 +202,6 @@ class Piece:
                 for j, h in enumerate(self.heads):
                     _, norm, error = here.enter(tiles, here.start[n, h])
                     N[i, j], E[i, j] = norm.ravel()[: here.columns], error.ravel()[: here.columns]
-                    S[i, j, :, : here.K] = here.start[n, h].T
         self.S, self.N, self.E = (cuda.to_device(x, stream=self.stream) for x in (S, N, E))
 
     def run(self, stop: Event) -> None:
@@ -198,7 +237,10 @@ class Piece:
         here = self.here
         micro = here.operands.micro
         count = self.rows.stop - self.rows.start
-        flat = [self.part(x, w0, w1, i == 0) for i, x in enumerate(here.operands.arrays)]
+        flat = [
+            part(x, self.rows, w0 * by, w1 * by, self.heads, here.heads)
+            for x, by in zip(here.operands.arrays, (1, *[micro] * 5), strict=True)
+        ]
         arrays = [x.reshape(-1) for x, _ in flat]
         q, k, a, v, b = (cuda.to_device(arrays[i], stream=self.stream) for i in (0, 1, 3, 4, 5))
         e = cuda.to_device(arrays[2], stream=self.stream) if here.operands.erase == cpu.ERASE else k
@@ -235,28 +277,25 @@ class Piece:
         largest = off.reshape(count, tokens, heads, blocks).max(axis=3)
         here.bound[0, self.rows, h, w0:w1] = largest.transpose(0, 2, 1)
 
-    def part(self, x: Array, w0: int, w1: int, by_token: bool) -> tuple[Array, int]:
-        """An operand's rows, window and heads, and the first of these heads. One head for all stays so."""
-        micro = 1 if by_token else self.here.operands.micro
-        ratio = self.here.heads // x.shape[2]
-        first, last = self.heads.start // ratio, -(-self.heads.stop // ratio)
-        return np.ascontiguousarray(x[self.rows, w0 * micro : w1 * micro, first:last]), first
-
     def layout(self, shapes: list[tuple[int, ...]], firsts: list[int], tokens: int) -> tuple[Array, Array]:
         """`where` and `step` of kernels/cuda/delta.py: q k e a v b, then o, miss and d, the slots, the o-bounds."""
         here = self.here
         heads, columns, blocks, M = len(self.heads), here.columns, self.grid[0], tokens * here.operands.micro
-        full = [*shapes, (0, tokens, heads, columns), (0, M, heads, columns), (0, 0, 0, 0), (0, tokens, heads, blocks)]
-        h = np.arange(heads)
         ratios = [here.heads // x.shape[2] for x in here.operands.arrays]
-        local = [(self.heads.start + h) // r - f for r, f in zip(ratios, firsts, strict=True)] + [h] * 4
-        where = np.zeros((len(self.segments), heads, len(full)), np.int64)
+        h = list(range(heads))
+        given: list[Placed] = [
+            (length, count, width, [(self.heads.start + j) // r - f for j in h])
+            for (_, length, count, width), f, r in zip(shapes, firsts, ratios, strict=True)
+        ]
+        own: list[Placed] = [
+            (tokens, heads, columns, h),
+            (M, heads, columns, h),
+            (0, 0, 0, h),
+            (tokens, heads, blocks, h),
+        ]
+        where, step = tables(self.segments, self.rows.start, given + own)
         for i, (row, _, _) in enumerate(self.segments):
-            r = row - self.rows.start
-            for c, (_, length, count, width) in enumerate(full):
-                where[i, :, c] = (r * length * count + local[c]) * width
-            where[i, :, kernel.C] = (r * heads + h) * M * kernel.SLOTS
-        step = np.array([count * width for _, _, count, width in full], np.int64)
+            where[i, :, kernel.C] = ((row - self.rows.start) * heads + np.arange(heads)) * M * kernel.SLOTS
         step[kernel.C] = kernel.SLOTS
         return where, step
 

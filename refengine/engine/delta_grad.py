@@ -332,6 +332,14 @@ def summed(x: Array, channels: int) -> Array:
     return total
 
 
+def over_columns(wrong: Array) -> Array:
+    """The sums over each eight columns, together: [B, heads, SUMS, M]."""
+    B, heads, groups, sums, M = wrong.shape
+    whole = np.empty((B, heads, sums, M))
+    kernel.groups_together(wrong.reshape(B * heads, groups, sums * M), whole.reshape(B * heads, sums * M))
+    return whole
+
+
 def adjoint(
     p: Problem, x: Delta, do: Array, dfinal: tuple[Array | None, ...], threads: int | None, progress: Progress | None
 ) -> Cotangents:
@@ -342,9 +350,7 @@ def adjoint(
     before, whole, plans = columns.work, columns.work + rows.work, (columns.plan, rows.plan)
     run_all(columns, progress and (lambda n, _: progress(n, whole)))
     run_all(rows, progress and (lambda n, _: progress(before + n, whole)))
-    B, heads, groups, sums, M = columns.wrong.shape
-    wrong = np.empty((B, heads, sums, M))
-    kernel.groups_together(columns.wrong.reshape(B * heads, groups, sums * M), wrong.reshape(B * heads, sums * M))
+    wrong = over_columns(columns.wrong)
     del columns, rows
     a.forget()
     return a.cotangents(x, wrong, plans)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib import import_module
 from typing import Any, Protocol
 
@@ -9,7 +10,9 @@ from ..errors import InputError, RefengineError, UnavailableError
 from ..spec import Delta
 from .problem import Problem
 
-CUDA: dict[type, str] = {Delta: ".delta_cuda"}  # where the `Job` on a GPU of what an op lowers to is
+# Where the `Job` on a GPU of what an op lowers to is, and the `adjoint`.
+CUDA: dict[type, str] = {Delta: ".delta_cuda"}
+GRADIENTS: dict[type, str] = {Delta: ".delta_grad_cuda"}
 
 
 class Home(Protocol):
@@ -19,13 +22,13 @@ class Home(Protocol):
         """Why it cannot run this on this machine; None if it can."""
 
 
-def home(p: Problem, lowered: Any) -> tuple[str | None, str | None]:
-    """The module of the `Job` on a GPU, None for the CPU; and why the CPU, where that was left open."""
+def home(p: Problem, lowered: Any, homes: Mapping[type, str] = CUDA) -> tuple[str | None, str | None]:
+    """The module on a GPU, None for the CPU; and why the CPU, where that was left open."""
     if p.asked.device == "cpu":
         return None, None
-    name = CUDA.get(type(lowered))
+    name = homes.get(type(lowered))
     try:
-        why = unfit(p, name) or import_module(str(name), __package__).refusal(lowered)
+        why = unfit(p, name, homes is GRADIENTS) or import_module(str(name), __package__).refusal(lowered)
     except UnavailableError as error:
         why = error
     if why is None:
@@ -35,10 +38,10 @@ def home(p: Problem, lowered: Any) -> tuple[str | None, str | None]:
     return None, f"device auto: the CPU, because {str(why).removeprefix('device ')}"
 
 
-def unfit(p: Problem, name: str | None) -> RefengineError | None:
+def unfit(p: Problem, name: str | None, gradients: bool) -> RefengineError | None:
     """What no GPU could change."""
     if name is None:
-        return InputError(f"device 'cuda' has no kernels for {p.op.name} yet.")
+        return InputError(f"device 'cuda' has no kernels for {'gradients of ' * gradients}{p.op.name} yet.")
     if p.precision == "certified":
         return InputError("device 'cuda' has no double-double kernels yet, which precision 'certified' needs.")
     return None

@@ -19,6 +19,7 @@ from ..spec import Delta, FastWeights, Mesa, Softmax
 from .axes import shape_text
 from .checks import floats
 from .delta import certain
+from .device import GRADIENTS, home
 from .prepare import prepare
 from .problem import Asked, Problem, build
 from .run import Progress
@@ -31,7 +32,7 @@ FAMILIES: dict[type, str] = {
     Mesa: ".mesa_grad",
     Softmax: ".softmax_grad",
 }  # where the `adjoint` of what an op lowers to is
-WITHOUT = ("states_at", "form", "device")  # of `solve`: nothing to differentiate, or only one
+WITHOUT = ("states_at", "form")  # of `solve`: nothing to differentiate, or only one
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ def grad(
     Parameters
     ----------
     op, **arguments
-        As `refengine.solve` takes them, except states_at, form and device.
+        As `refengine.solve` takes them, except states_at and form.
     do
         [B, T, HV, V]: the loss's gradient in the outputs; None for zeros.
     dht
@@ -116,7 +117,8 @@ def grad(
     lowered, _ = prepare(p, lambda name, array: leaves.setdefault(name, leaf(array)))
     if type(lowered) not in FAMILIES:
         raise InputError(f"{p.op.name} has no gradient in this version.")
-    family = import_module(FAMILIES[type(lowered)], __package__)
+    on_gpu, why_not = home(p, lowered, GRADIENTS)
+    family = import_module(on_gpu or FAMILIES[type(lowered)], __package__)
     found: Cotangents = family.adjoint(p, lowered, asked, last_states(p, dht), threads, progress)
     owed = transposed(lowered, found.operands) | {leaves[name].serial: x for name, x in found.inputs.items()}
     for tensor in p.op.inputs:
@@ -132,7 +134,8 @@ def grad(
         for name, x, wrong in zip(names, found.initial, found.initial_bound, strict=True)
     }
     ran = {
-        "plan": tuple(line for part in found.plans for line in part.lines()),
+        "plan": (*([why_not] if why_not else ()), *(line for part in found.plans for line in part.lines())),
+        "device": "cuda" if on_gpu else "cpu",
         "threads": max(part.threads for part in found.plans),
         "seconds": time.perf_counter() - clock,
         "certificate": found.certificate,

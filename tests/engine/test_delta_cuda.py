@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import simulated
-from spanning import case, every
+from spanning import case, every, of_families
 
 import refengine
+from refengine.spec import Delta
 
 TESTS = Path(__file__).parents[1]
 NUMBA_CUDA = pytest.mark.skipif(find_spec("numba_cuda") is None, reason="refengine[cuda] is not installed")
@@ -61,6 +62,25 @@ def test_every_size_on_the_device(K):
 @pytest.mark.parametrize("name", [n for n in simulated.NAMES if n in simulated.CASES])
 def test_the_simulators_cases_on_the_device(name):
     assert simulated.compare(*simulated.inputs(name))["differ"] == []
+
+
+@pytest.mark.parametrize("precision", ["float64", "float32"])
+@pytest.mark.parametrize(("name", "convention", "regime"), every("rich", names=of_families([Delta])))
+@pytest.mark.gpu
+def test_the_same_gradients_on_the_device(name, convention, regime, precision):
+    given = case(name, regime, T=150, K=40, V=70) | {"convention": convention, "precision": precision}
+    assert simulated.compare_gradients(name, given)["differ"] == []
+
+
+def test_too_many_value_channels_for_gradients():
+    pytest.importorskip("numba_cuda")
+    q, v = np.ones((1, 1, 1, 2)), np.ones((1, 1, 1, 257))
+    with pytest.raises(refengine.InputError, match="gradients of at most 256 value channels, and v has V = 257"):
+        refengine.grad("linear_attn", q=q, k=q, v=v, do=v, device="cuda")
+    with pytest.raises(refengine.InputError, match="no kernels for gradients of softmax_attention yet"):
+        refengine.grad("softmax_attention", q=q, k=q, v=q, do=q, device="cuda")
+    found = refengine.grad("linear_attn", q=q, k=q, v=v, do=v, device="auto").info
+    assert found["device"] == "cpu" and found["plan"][0].startswith("device auto: the CPU, because 'cuda' takes")
 
 
 def test_too_many_key_channels():

@@ -31,6 +31,7 @@ COLUMNS = 4 if SIMULATED else 32  # value columns of one block; a simulated thre
 ALIGNMENT = None if SIMULATED else 16  # bytes, of a shared array; the simulator knows none
 EVERY_LANE = 0xFFFFFFFF
 small: Any = np.int32  # of counters within a block: numba's own take two registers each
+natural: Any = np.uint64  # of an index that is never counted from the end, which numba looks at each time
 
 
 def kind_of(dtype: np.dtype[Any]) -> Any:
@@ -42,6 +43,12 @@ def jit(threads: int, blocks: int) -> Callable[[Callable[..., Any]], Any]:
     """Compile a kernel for blocks of `threads`, of which `blocks` or more shall fit one multiprocessor. It is optimised
     when it is linked: linked from finished code, a shuffle is a call on what is older than Hopper, and spills."""
     return cuda.jit if SIMULATED else cuda.jit(launch_bounds=(threads, blocks), lto=True)  # type: ignore[no-any-return]
+
+
+def part(function: Callable[..., Any]) -> Any:
+    """A piece of a kernel, which becomes its callers' code."""
+    options = {} if SIMULATED else {"forceinline": True}
+    return cuda.jit(device=True, **options)(function)
 
 
 def ready(kernel: Any, grid: tuple[int, int, int], threads: int, stream: Any) -> Any:
@@ -71,6 +78,9 @@ if SIMULATED:
 
     def minimum(x, y):
         return x if x <= y or x != x else y
+
+    def fence():
+        pass
 
     _said: dict[tuple[int, int], Any] = {}  # by turn and thread; the simulator runs one block at a time
 
@@ -110,6 +120,20 @@ else:
         return code
 
     @intrinsic
+    def fence(typing):
+        """The threads of a warp wait for one another, and no load of what follows is moved before."""
+
+        def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            mask = ir.IntType(32)
+            signature = ir.FunctionType(ir.VoidType(), [mask])
+            builder.call(
+                cgutils.get_or_insert_function(builder.module, signature, "llvm.nvvm.bar.warp.sync"), [mask(EVERY_LANE)]
+            )
+            return context.get_dummy_value()
+
+        return numba.types.none(), code
+
+    @intrinsic
     def fma(typing, x, y, z):
         """x y + z, rounded once."""
         return x(x, x, x), _call("fma", float="f32", double="f64")
@@ -142,11 +166,14 @@ __all__ = [
     "LANES",
     "SIMULATED",
     "cuda",
+    "fence",
     "fma",
     "jit",
     "kind_of",
     "maximum",
     "minimum",
+    "natural",
+    "part",
     "product",
     "ready",
     "shfl_xor_sync",

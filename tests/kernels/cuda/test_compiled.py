@@ -4,6 +4,8 @@ compute is tests/engine/test_delta_cuda.py."""
 
 import re
 from functools import cache
+from types import SimpleNamespace
+from unittest.mock import patch
 
 import pytest
 from spanning import case, problem
@@ -17,8 +19,11 @@ pytest.importorskip("numba_cuda", reason="refengine[cuda] is not installed")
 
 from cuda.bindings import nvjitlink
 from numba import cuda, float32, float64, int64, types
+from numba.cuda import dispatcher
 
 from refengine.kernels.cuda import delta as kernel
+from refengine.kernels.cuda import delta_grad as backwards
+from refengine.kernels.delta import ERASE, ERASE_IS_KEY, NO_ERASE
 
 K = 128
 ARCHITECTURES = {(8, 0): "sm_80", (9, 0): "sm_90"}
@@ -57,12 +62,54 @@ def bound(kind):
     return types.void(x, gate, x, x, int64, *table, x, x, x, *three, x)
 
 
+def backward(kind):
+    """The signature of the backward sweep."""
+    x, gate, table = array(kind, 1), array(float64, 1), [array(int64, 3), array(int64, 1), array(int64, 2)]
+    return types.void(x, x, x, gate, gate, x, kind, int64, *table, array(kind, 4), x, array(kind, 3))
+
+
+def over_rows(kind):
+    return types.void(array(int64, 2), *[array(kind, 1)] * 4)
+
+
+def packing(kind):
+    x, gate, table = array(kind, 1), array(float64, 1), [array(int64, 3), array(int64, 1), array(int64, 2)]
+    return types.void(x, x, x, gate, gate, x, kind, *table, x, x, x)
+
+
+def gathering(kind):
+    return types.void(array(kind, 1), int64, array(int64, 2), array(int64, 1), int64, array(kind, 1))
+
+
+def squaring(kind):
+    return types.void(int64, array(kind, 4), array(kind, 3))
+
+
+def adjoint(rule, kind, K, V):
+    """(kernel, signature) of all that the gradients of one rule need."""
+    micro, pre, erase, wide, wide_b = rule
+    return [
+        (backwards.back(K, kind, *rule), backward(kind)),
+        (backwards.replay(K, V, kind, pre, erase != NO_ERASE, True), over_rows(kind)),
+        (backwards.rewind(K, V, kind, pre, erase == ERASE_IS_KEY, True), over_rows(kind)),
+        (backwards.pack(K, V, kind, micro, erase, wide, wide_b), packing(kind)),
+        (backwards.gather(K, kind, micro, not wide, 1, 2), gathering(kind)),
+        (backwards.squared(K, kind), squaring(kind)),
+    ]
+
+
+# With their own erase vector and decays by channel, in both orders; with the key and with nothing, one decay each.
+HARDEST = [(1, False, ERASE, True, False), (2, True, ERASE, True, False)]
+HARDEST += [(1, False, ERASE_IS_KEY, False, False), (1, False, NO_ERASE, False, False)]
+
+
 @cache
 def compiled(made, signature, capability):
     """What a linker that optimises takes."""
     bounds = made.targetoptions["launch_bounds"]
     options = {"cc": capability, "output": "ltoir", "device": False, "abi": "numba", "launch_bounds": bounds}
-    return cuda.compile(made.py_func, signature, **options)[0]
+    with patch.object(dispatcher, "get_current_device", lambda: SimpleNamespace(compute_capability=capability)):
+        return cuda.compile(made.py_func, signature, **options)[0]  # a part of a kernel asks the device that runs it
 
 
 def linked(made, signature, capability, *options):
@@ -113,6 +160,14 @@ def test_the_state_stays_in_registers(rule, kind, architecture):
 def test_the_bound_stays_in_registers(pre, kind, architecture):
     made = kernel.follow(KINDS[kind], 1, pre, False)
     assert registers(made, bound(KINDS[kind]), architecture) <= MOST[kind]
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES, ids=ARCHITECTURES.get)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("rule", HARDEST, ids=str)
+def test_the_adjoints_states_stay_in_registers(rule, kind, architecture):
+    for made, signature in adjoint(rule, KINDS[kind], K, K)[: 3 if rule is not HARDEST[0] else None]:
+        assert registers(made, signature, architecture) <= MOST[kind]
 
 
 @pytest.mark.parametrize("K", [1, 6, 33, 256])
@@ -168,6 +223,14 @@ def test_nothing_of_the_bound_is_fused_but_by_fma(pre, kind):
     text = ptx(made, signature)
     assert names(text) == names(unfused(made, signature))
     assert fusible(text) == []
+
+
+@pytest.mark.parametrize(("rule", "kind"), [*((rule, "float64") for rule in HARDEST), (HARDEST[1], "float32")], ids=str)
+def test_nothing_of_the_adjoint_is_fused_but_by_fma(rule, kind):
+    for made, signature in adjoint(rule, KINDS[kind], 6, 7):
+        text = ptx(made, signature)
+        assert names(text) == names(unfused(made, signature))
+        assert fusible(text) == []
 
 
 def test_a_product_that_feeds_a_sum_is_seen():
