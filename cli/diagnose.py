@@ -11,8 +11,11 @@ import click
 from refengine.diagnose import words
 from refengine.diagnose.diagnosis import Case
 from refengine.diagnose.probes import settling
+from refengine.diagnose.shrink import shrink
+from refengine.errors import InputError
 from refengine.io import tensorfile
 from refengine.verify.candidates import as_file
+from refengine.verify.statistics import FAIL
 
 from . import candidate
 
@@ -20,10 +23,19 @@ from . import candidate
 @click.command("diagnose")
 @candidate.options
 @click.option("--probe", metavar="FILE", help="Write an input that would tell apart what this one does not.")
+@click.option(
+    "--shrink", "folder", metavar="DIR", help="Write the smallest problem that it still fails; --call, --exec."
+)
 @click.option("--schema", is_flag=True, is_eager=True, expose_value=False, callback=lambda c, _, on: _schema(c, on),
               help="Print the JSON's schema.")  # fmt: skip
 def command(
-    source: str, grade: str, outputs: str | None, json_file: str | None, probe: str | None, **given: Any
+    source: str,
+    grade: str,
+    outputs: str | None,
+    json_file: str | None,
+    probe: str | None,
+    folder: str | None,
+    **given: Any,
 ) -> None:
     """Where a kernel goes wrong, and which known mistake reproduces what it gives.
 
@@ -39,6 +51,8 @@ def command(
     candidate.check_reports(source, {"--json": json_file, "--probe": probe})
     case = Case(asked.op, asked.inputs, grade)
     chosen = candidate.candidate(given)
+    if folder and isinstance(chosen, dict):
+        raise InputError("--shrink needs a candidate that can be run, by --call or --exec.")
     found = case.diagnosis(chosen, asked.names) if isinstance(chosen, dict) else case.live(chosen, asked.names)
     click.echo(found.to_json() if json_file == "-" else found.text)
     candidate.write(json_file, found.to_json() + "\n")
@@ -48,6 +62,10 @@ def command(
             tensorfile.write(Path(probe), *as_file(case.op, inputs))
         said = f"{probe}: on this input they differ {times:.3g} times" if name else "There is nothing to tell apart"
         click.echo(f"{said}.", err=True)
+    if folder and not isinstance(chosen, dict) and found.verdict.verdict == FAIL:
+        small = shrink(asked.op, asked.inputs, chosen, grade, outputs=asked.names)
+        command = small.write(Path(folder))
+        click.echo(f"{folder}: {small.text}. To see it again: {command}", err=json_file == "-")
 
 
 def _schema(ctx: click.Context, on: bool) -> None:

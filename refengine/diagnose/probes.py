@@ -16,6 +16,7 @@ from ..io.interop import to_numpy
 from ..verify.candidates import Live
 from ..verify.mutate import stored
 from ..verify.policy import Policy
+from ..verify.statistics import FAIL
 from ..verify.trials import EXACT, Draw, trial
 from ..verify.verdict import Judge, problem_of
 from .floors import NOTHING, Fit
@@ -82,12 +83,14 @@ def alike(x: Array, given: Any, name: str) -> Array:
 
 
 def apart(judge: Judge, a: Finding, b: Finding) -> float:
-    """How many times further b would be from what a kernel with mistake a gives for this problem."""
+    """How many times further b would be from what a kernel with mistake a gives for this problem; 0 where that would
+    not even be seen."""
     with np.errstate(all="ignore"):
         got = a.suspect.outputs(judge.core, judge.policy, a.suspect.way or RECURRENT)
-    if got is None:
-        return 0.0
-    given = {name: x.astype(np.float64) for name, x in stored(judge, got["o"], got["final_state"]).items()}
+        outputs = None if got is None else stored(judge, got["o"], got["final_state"])
+        if outputs is None or judge.level(outputs) != FAIL:
+            return 0.0
+    given = {name: x.astype(np.float64) for name, x in outputs.items()}
     own, other = (fit_whole(f.suspect, judge.core, judge.policy, given) for f in (a, b))
     return other.score / max(own.score, BEATS**-1) if np.isfinite(own.score) else 0.0
 
@@ -151,5 +154,5 @@ def here(f: Finding, judge: Judge, given: Mapping[str, Array]) -> Fit:
         possible = f.suspect.exact(judge.core, judge.policy) is not None
     if not possible:
         levels = judge.measured(given)
-        return Fit(0.0, 0.0, all(s.level != "FAIL" for s in levels), {})
+        return Fit(0.0, 0.0, all(s.level != FAIL for s in levels), {})
     return fit_whole(f.suspect, judge.core, judge.policy, given) if given else NOTHING
