@@ -31,6 +31,9 @@ CASES = {
     "norms measured afresh, in windows": ("gated_delta_rule", dict(ONE, T=70, K=3, V=2), {}, 9, None),
     "one row": ("kda", dict(ONE, T=3, K=1, V=1), {}, None, None),
     "no tokens": ("gated_delta_rule", dict(SMALL, T=0), {}, None, None),
+    "a factor a token": ("mesa_net", dict(SMALL, T=4, K=3), {}, None, None),
+    "a factor a token, in float32": ("mesa_net", dict(ONE, T=3, K=9, V=2), F32, None, None),
+    "systems in windows": ("mesa_net", dict(ONE, T=5, K=2, V=1), dict(states_at=[2]), None, 160),
     "no rows": ("gated_delta_rule", dict(SMALL, B=0), {}, None, None),
     "little memory": ("gated_delta_rule", dict(B=2, T=6, H=2, HV=4, K=3, V=2), {}, None, 8000),
 }
@@ -57,10 +60,11 @@ def compare(op, arguments):
     """Which outputs of the two devices differ, and how the second ran."""
     with np.errstate(all="ignore"):
         here, there = (refengine.solve(op, **arguments, threads=1, device=d) for d in ("cpu", "cuda"))
-    pairs = {"o": (here.o, there.o), "final_state": (here.final_state, there.final_state)}
+    pairs = {"o": (here.o, there.o)} | {n: (here.finals[n], there.finals[n]) for n in here.finals}
     pairs |= {f"{n}.bound": (here.bound[n], there.bound[n]) for n in here.bound}
     if here.states is not None:
-        pairs["states"] = (here.states, there.states)
+        lists = [x if isinstance(x, tuple) else (x,) for x in (here.states, there.states)]
+        pairs |= {f"states {i}": both for i, both in enumerate(zip(*lists, strict=True))}
     differ = [n for n, (x, y) in pairs.items() if not same(x, y)]
     return {"differ": differ, "device": there.info["device"], "plan": there.info["plan"]}
 

@@ -43,11 +43,11 @@ class DevicePlan(Plan):
     """A plan for a GPU; `notes` says what its memory made of it."""
 
     device: str = ""
+    cut: str = f"blocks of {COLUMNS} columns, {LANES} threads a column"
     notes: list[str] = field(default_factory=list)
 
     def lines(self) -> tuple[str, ...]:
-        cut = f"blocks of {self.lanes} columns, {LANES} threads a column"
-        return (f"form {self.form}: {self.why}", f"{self.tasks} tasks ({cut}) on {self.device}", *self.notes)
+        return (f"form {self.form}: {self.why}", f"{self.tasks} tasks ({self.cut}) on {self.device}", *self.notes)
 
 
 def refusal(x: Delta) -> RefengineError | None:
@@ -118,7 +118,9 @@ class Job:
         self.span = SPAN
         self.notes: list[str] = []
         why = "the sequential recurrence is the definition's own order; bits as on the CPU"
-        self.plan = DevicePlan("recurrent", why, 1, 1, COLUMNS, len(list(self.tasks())), _device.name(), self.notes)
+        self.plan = DevicePlan(
+            "recurrent", why, 1, 1, COLUMNS, len(list(self.tasks())), _device.name(), notes=self.notes
+        )
 
     @property
     def work(self) -> int:

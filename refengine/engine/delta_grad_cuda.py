@@ -63,7 +63,7 @@ class Sweeps:
         why = "the sequential recurrence is the definition's own order; bits as on the CPU"
         self.notes = [f"gradients: states kept every {cpu.WINDOW} micro-steps, and the bound followed on the CPU"]
         self.plan: Plan = DevicePlan(
-            "recurrent", why, 1, 1, COLUMNS, len(list(self.tasks())), _device.name(), self.notes
+            "recurrent", why, 1, 1, COLUMNS, len(list(self.tasks())), _device.name(), notes=self.notes
         )
 
     @property

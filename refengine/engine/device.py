@@ -7,11 +7,11 @@ from importlib import import_module
 from typing import Any, Protocol
 
 from ..errors import InputError, RefengineError, UnavailableError
-from ..spec import Delta
+from ..spec import Delta, Mesa
 from .problem import Problem
 
 # Where the `Job` on a GPU of what an op lowers to is, and the `adjoint`.
-CUDA: dict[type, str] = {Delta: ".delta_cuda"}
+CUDA: dict[type, str] = {Delta: ".delta_cuda", Mesa: ".mesa_cuda"}
 GRADIENTS: dict[type, str] = {Delta: ".delta_grad_cuda"}
 
 

@@ -150,7 +150,7 @@ class Job:
 
     def advance(self, where: tuple[int, ...], given: tuple[Any, ...], memory: tuple[Array, ...], bound: Array) -> None:
         """One head through some tokens."""
-        kernel.run(where, *given, memory, self.o, bound, self.scratch())
+        kernel.run(where, *given, memory, self.o, bound, self.scratch(), np.empty((0, self.K), self.dtype))
 
     def leave(self, n: int, h: int, memory: tuple[Array, ...]) -> None:
         """The final states of a head."""

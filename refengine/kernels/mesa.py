@@ -235,7 +235,7 @@ def step_slots(w, track, sizes, errors, token, ridge, numbers):
 
 
 @njit
-def run(where, heads, arrays, errors, ridge, rule, numbers, memory, o, bound, scratch):
+def run(where, heads, arrays, errors, ridge, rule, numbers, memory, o, bound, scratch, solved):
     """Tokens t0 .. t1 of one value head, so many at a time as there are lanes.
 
     where    (batch, t0, t1)
@@ -249,6 +249,7 @@ def run(where, heads, arrays, errors, ridge, rule, numbers, memory, o, bound, sc
     written  o [B, T, HV, V] and bound [T]
     scratch  keys, writes, queries, reads [L, P]; decays [L]; square [L, L]; A, F panels; q, x, r, p, w [K to a multiple
              of four times L]; size [3, L]; slots [L, SLOTS]; v, o, row bounds [L, lanes]
+    solved   x [t1 - t0, K], where the systems were solved on another device, in this order; else no tokens
     """
     batch, t0, t1 = where
     hq, hk, hv, hb, ha, hm = heads
@@ -284,7 +285,13 @@ def run(where, heads, arrays, errors, ridge, rule, numbers, memory, o, bound, sc
             shift(A, K, size[1], 0, one)
         else:
             shift(A, K, lamb, 1, one)
-        solve(A, F, qs, x, r, p, w, size, rule, K, zero, one)
+        if solved.shape[0] > 0:
+            for i in range(K):
+                for s in range(L):
+                    x[i * L + s] = solved[start - t0 + s, i] if s < count else zero
+            defect(A, K, x, qs, r)
+        else:
+            solve(A, F, qs, x, r, p, w, size, rule, K, zero, one)
         store(square, 0, sqrt(inner(x, x)))
         store(square, L, sqrt(inner(r, r)))
         for s in range(count):

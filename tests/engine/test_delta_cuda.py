@@ -16,6 +16,7 @@ import refengine
 from refengine.spec import Delta
 
 TESTS = Path(__file__).parents[1]
+ON_DEVICE = (*of_families([Delta]), "mesa_net")
 NUMBA_CUDA = pytest.mark.skipif(find_spec("numba_cuda") is None, reason="refengine[cuda] is not installed")
 
 
@@ -44,7 +45,7 @@ def test_little_memory_is_said(found):
 
 
 @pytest.mark.parametrize("precision", ["float64", "float32"])
-@pytest.mark.parametrize(("name", "convention", "regime"), every("rich", "strong"))
+@pytest.mark.parametrize(("name", "convention", "regime"), every("rich", "strong", names=ON_DEVICE))
 @pytest.mark.gpu
 def test_the_same_bits_on_the_device(name, convention, regime, precision):
     given = case(name, regime, T=300, K=40, V=70) | {"convention": convention, "precision": precision}
@@ -81,6 +82,22 @@ def test_too_many_value_channels_for_gradients():
         refengine.grad("softmax_attention", q=q, k=q, v=q, do=q, device="cuda")
     found = refengine.grad("linear_attn", q=q, k=q, v=v, do=v, device="auto").info
     assert found["device"] == "cpu" and found["plan"][0].startswith("device auto: the CPU, because 'cuda' takes")
+
+
+@pytest.mark.parametrize(
+    ("name", "more", "why"),
+    [
+        ("mesa_net", dict(solver="cg"), "no kernel for solver 'cg' yet; it has 'exact'"),
+        ("gated_kalmanet", {}, "no kernel for a ridge that grows with the memory yet"),
+        ("softmax_attention", {}, "no kernels for softmax_attention yet"),
+        ("mesa_net", dict(K=257), "at most 256 key channels, and k has K = 257"),
+    ],
+)
+def test_what_no_gpu_has_yet(name, more, why):
+    pytest.importorskip("numba_cuda")
+    given = case(name, T=1, B=1, H=1, HV=1, V=2, K=more.pop("K", 2), start=False) | more
+    with pytest.raises(refengine.InputError, match=why):
+        refengine.solve(name, **given, device="cuda")
 
 
 def test_too_many_key_channels():

@@ -23,6 +23,7 @@ from numba.cuda import dispatcher
 
 from refengine.kernels.cuda import delta as kernel
 from refengine.kernels.cuda import delta_grad as backwards
+from refengine.kernels.cuda import mesa as exact
 from refengine.kernels.delta import ERASE, ERASE_IS_KEY, NO_ERASE
 
 K = 128
@@ -228,6 +229,24 @@ def test_nothing_of_the_bound_is_fused_but_by_fma(pre, kind):
 @pytest.mark.parametrize(("rule", "kind"), [*((rule, "float64") for rule in HARDEST), (HARDEST[1], "float32")], ids=str)
 def test_nothing_of_the_adjoint_is_fused_but_by_fma(rule, kind):
     for made, signature in adjoint(rule, KINDS[kind], 6, 7):
+        text = ptx(made, signature)
+        assert names(text) == names(unfused(made, signature))
+        assert fusible(text) == []
+
+
+def learner(kind):
+    """(kernel, signature) of what builds the exact learner's systems, and of what solves them."""
+    one, two, three = (array(kind, rank) for rank in (1, 2, 3))
+    return [
+        (exact.advance(kind), types.void(two, one, one, one, two, three)),
+        (exact.solve(K, kind), types.void(three, two, three, two)),
+    ]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_learners_systems(kind):
+    for made, signature in learner(KINDS[kind]):
+        assert all(registers(made, signature, architecture) <= MOST[kind] for architecture in ARCHITECTURES)
         text = ptx(made, signature)
         assert names(text) == names(unfused(made, signature))
         assert fusible(text) == []
