@@ -60,18 +60,23 @@ class Asked:
     op: str
     inputs: dict[str, Any]
     names: list[str] | None
+    cotangents: dict[str, Any]
 
 
-def asked(source: str, outputs: str | None, given: Mapping[str, Any]) -> Asked:
-    """The problem in a file, with what the command line says in place of what the file says."""
+def asked(source: str, outputs: str | None, given: Mapping[str, Any], grad: bool | None = None) -> Asked:
+    """The problem in a file, with what the command line says in place of what the file says; its do and dht, if there
+    are any, unless grad is False."""
     said = question.from_assignments(given["assignments"])
     for name in ("op", "use_qk_l2norm"):
         value = given[name]
         if value is not None:
             said[name] = value if name in FLAGS else question.parsed(name, value)
-    found = question.ask(*tensorfile.read(Path(source)), said)
+    tensors, metadata = tensorfile.read(Path(source))
+    has = any(name.partition(".")[0] in ("do", "dht") for name in tensors)
+    found = question.ask(tensors, metadata, said, has if grad is None else grad or has)
     inputs = {name: x for name, x in found.arguments.items() if x is not None}
-    return Asked(found.op.name, inputs, None if outputs is None else [name.strip() for name in outputs.split(",")])
+    names = None if outputs is None else [name.strip() for name in outputs.split(",")]
+    return Asked(found.op.name, inputs, names, {} if grad is False else found.cotangents)
 
 
 def candidate(given: Mapping[str, Any]) -> dict[str, Any] | Live:

@@ -27,6 +27,7 @@ def command(op: str, grades: tuple[str, ...], seeds: str | None, small: bool, ev
 
     Every mistake is made in an emulation of each grade, over five regimes of inputs; honest emulations are recurrent,
     or have chunks of 16 to 128, each under eight patterns of calls. The usual criteria judge the same outputs.
+    Gradients have their own mistakes and rows.
 
     \b
     Example:
@@ -38,7 +39,12 @@ def command(op: str, grades: tuple[str, ...], seeds: str | None, small: bool, ev
     except ValueError:
         raise InputError(f"--seeds is {seeds!r}; it is whole numbers with commas between them.") from None
     tier = mutate.tier_e(op, chosen if len(chosen) > 1 else (chosen[0], chosen[0] + 1))
-    found = [mutate.matrix(op, grade, chosen, 6 if small else None) for grade in grades or ("bf16", "f32")]
+    some = 6 if small else None
+    found = [
+        make(op, grade, chosen, some)
+        for make in (mutate.matrix, mutate.gradient_matrix)
+        for grade in grades or ("bf16", "f32")
+    ]
     if as_json:
         click.echo(json.dumps(mutate.as_data(found, tier), allow_nan=False))
         return

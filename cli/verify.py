@@ -25,6 +25,7 @@ from .golden import split
 @click.option("--ops", "only_ops", metavar="NAME,...", help="Of the suite only these ops.")
 @click.option("--tier", "tiers", metavar="TIER", multiple=True, help="Of the suite only this tier; repeatable.")
 @click.option("--skip", "skipped", metavar="ID=REASON", multiple=True, help="Leave out cases; * stands for anything.")
+@click.option("--grad/--no-grad", default=None, help="Gradients too; if not given, where IN holds do or dht.")
 @click.option("--laws", is_flag=True, help="Also cut, pack, permute and repeat a candidate that can be run.")
 @click.option("--strict", is_flag=True, help="Tighter limits for single elements, and exit 3 for a warning.")
 @click.option("--junit", "junit_file", metavar="FILE", help="Write it as JUnit's XML.")
@@ -41,6 +42,7 @@ def command(
     skipped: tuple[str, ...],
     grade: str,
     outputs: str | None,
+    grad: bool | None,
     laws: bool,
     strict: bool,
     json_file: str | None,
@@ -51,6 +53,9 @@ def command(
 
     IN is a problem as `refengine solve` reads it. GOT is a file of the candidate's outputs (o, final_state) in the
     dtypes that its grade declares; instead of GOT, --call or --exec run the candidate.
+
+    Where IN holds do [B, T, HV, V] or dht [N, HV, K, V], the gradients dq, dk, ..., dinitial_state are outputs too;
+    --call's function may take do and dht and give them, or be a torch function, which is differentiated.
 
     A grade is f64, f32, tf32, f16, bf16, f16-state16, bf16-state16, fp8-e4m3 or fp8-e5m2, with parts after a colon:
     bf16:chunk=32, f32:recurrent, bf16:state=bf16,gate=bf16,ftz.
@@ -76,7 +81,9 @@ def command(
         with Bar("verify") as bar:
             chosen = candidate.suite_candidate(source, given)
             asked_for = (split(only_ops), tiers, reasons(skipped))
-            results = suites.run(suite, chosen, grade, *asked_for, laws=laws, strict=strict, progress=bar)
+            results = suites.run(
+                suite, chosen, grade, *asked_for, laws=laws, strict=strict, grad=bool(grad), progress=bar
+            )
         whole = json.dumps(results.as_data(), allow_nan=False, sort_keys=True)
         click.echo(whole if json_file == "-" else "\n".join(results.lines()))
         candidate.write(json_file, whole + "\n")
@@ -86,12 +93,12 @@ def command(
         raise InputError("IN is missing: a problem's file, or --suite DIR.")
     if only_ops or tiers or skipped:
         raise InputError("--ops, --tier and --skip choose among the cases of --suite, which is not given.")
-    asked = candidate.asked(source, outputs, given)
+    asked = candidate.asked(source, outputs, given, grad)
     candidate.check_reports(source, targets)
-    judge = Judge(problem_of(asked.op, asked.inputs), grade, strict)
+    judge = Judge(problem_of(asked.op, asked.inputs), grade, strict, cotangents=asked.cotangents)
     alone = candidate.candidate(given)
     if not isinstance(alone, dict):
-        found = judge.live(alone, asked.op, asked.inputs, asked.names, laws)
+        found = judge.live(alone, asked.op, asked.inputs | asked.cotangents, asked.names, laws)
     elif laws:
         raise InputError("--laws needs a candidate that can be run, by --call or --exec.")
     else:

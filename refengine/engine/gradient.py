@@ -100,7 +100,6 @@ def grad(
     refengine.InputError
         A tensor or option does not fit; one sentence that names it, the axis and both numbers.
     """
-    clock = time.perf_counter()
     for name in WITHOUT:
         if name in arguments:
             raise InputError(f"grad takes no {name!r}.")
@@ -109,6 +108,14 @@ def grad(
     known = {f.name for f in fields(Asked)}
     tensors = {name: x for name, x in arguments.items() if name not in known}
     p = build(op, tensors, Asked(**{name: x for name, x in arguments.items() if name in known}))
+    return of_problem(p, do, dht, threads, progress)
+
+
+def of_problem(
+    p: Problem, do: Any = None, dht: Any = None, threads: int | None = None, progress: Progress | None = None
+) -> Gradient:
+    """The same, of a problem that has been checked."""
+    clock = time.perf_counter()
     if p.precision == "certified":
         raise InputError("grad has no precision 'certified' in this version; it has 'float64' and 'float32'.")
     B, T, HV, V = (p.sizes[letter] for letter in ("B", "T", "HV", "V"))

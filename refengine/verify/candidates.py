@@ -27,6 +27,7 @@ from ..frontend.pairing import Conv
 from ..io import tensorfile
 from ..io.interop import to_numpy
 from .policy import Policy
+from .yardstick import part_of
 
 Array = NDArray[Any]
 SILENT = {"convention", "precision", "device", "form", "states_at", "threads", "allow_nonfinite"}  # how we compute
@@ -104,10 +105,17 @@ class Called:
     def takes(self, name: str) -> bool:
         return self.everything or name in self.parameters
 
+    def needs(self, name: str) -> bool:
+        """Whether it cannot be called without that argument."""
+        return name in self.parameters and self.parameters[name].default is inspect.Parameter.empty
+
     def outputs(
         self, op: str, inputs: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], policy: Policy
     ) -> dict[str, Any]:
         said = given(inputs)
+        owed: dict[str, Any] = (
+            {name: said.pop(name) for name in ("do", "dht") if name in said} if self.differentiates(said) else {}
+        )
         for name in said:
             if not self.takes(name) and name not in SILENT:
                 raise AdapterError(f"The problem has {name}, which {self.name} does not take.")
@@ -119,17 +127,45 @@ class Called:
         buffers = {name: self.buffer(name, shape, policy) for name, shape in shapes.items() if name in self.parameters}
         if "output_final_state" in self.parameters:
             call.setdefault("output_final_state", True)
+        wanted = {n: x for n, x in passed.items() if owed and f"d{n}" in shapes}
         try:
+            for x in wanted.values():
+                x.requires_grad_(True)
             result = self.function(**call, **buffers)
+            found = {**buffers, **self.parts(result, tuple(shapes))}
+            if owed:
+                found |= self.autograd(found, owed, wanted)
+        except AdapterError:
+            raise
         except Exception as error:
             raise AdapterError(f"{self.name} raised {type(error).__name__}: {error}") from error
         for name, x in arrays.items():
             if to_numpy(passed[name], name).tobytes() != x.tobytes():
                 raise AdapterError(f"{self.name} changed its input {name}.")
-        found = {**buffers, **self.parts(result, tuple(shapes))}
         for name, x in found.items():
             self.check_alias(name, x, passed)
         return {name: None if x is None else to_numpy(x, name) for name, x in found.items()}
+
+    def differentiates(self, said: Mapping[str, Any]) -> bool:
+        """Whether gradients are asked of a torch function that gives none itself."""
+        return self.torch and ("do" in said or "dht" in said) and not (self.takes("do") or self.takes("dht"))
+
+    def autograd(self, found: Mapping[str, Any], owed: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any]:
+        """dNAME of every tensor that was given, for do and dht."""
+        import torch
+
+        loss: Any = 0.0
+        for name, output in (("do", "o"), ("dht", "final_state")):
+            if name in owed:
+                if found.get(output) is None:
+                    raise AdapterError(f"{self.name} gives no {output}, which {name} is the gradient of.")
+                cotangent = self.handed(np.array(to_numpy(owed[name], name), np.float64))
+                loss = loss + (found[output].to(torch.float64) * cotangent).sum()
+        gradients = torch.autograd.grad(loss, list(wanted.values()), allow_unused=True)
+        return {
+            f"d{n}": torch.zeros_like(x) if d is None else d
+            for (n, x), d in zip(wanted.items(), gradients, strict=True)
+        }
 
     @property
     def name(self) -> str:
@@ -146,7 +182,7 @@ class Called:
 
     def buffer(self, name: str, shape: tuple[int, ...], policy: Policy) -> Any:
         """Room for an output, holding NaN."""
-        dtype = policy.format("io" if name == "o" else "state").dtype
+        dtype = policy.format(part_of(name, len(shape))).dtype
         return self.handed(np.full(shape, math.nan, dtype))
 
     def parts(self, result: Any, names: Sequence[str]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ..numbers.formats import to_nearest
 from .policy import Policy
+from .yardstick import part_of
 
 Array = NDArray[Any]
 Outputs = Mapping[str, Array]
@@ -49,7 +50,7 @@ def verdicts(got: Outputs, truth: Outputs, honest: Outputs, policy: Policy) -> d
     """What each criterion says of all outputs together. `honest` is an emulation of the same policy, rounded to
     nearest."""
     io = policy.io if policy.io in TORCH else "bf16"
-    stored = {name: policy.format("io" if name == "o" else "state") for name in got}
+    stored = {name: policy.format(part_of(name, x.ndim)) for name, x in got.items()}
 
     def every(check: Callable[[Array, Array, Array], bool], as_stored: bool = False) -> bool:
         with np.errstate(all="ignore"):

@@ -119,19 +119,8 @@ def emulate(core: Core, policy: Policy, run: Run, threads: int | None = None) ->
         order = np.argsort(words(K, (0x6F726465, 0x72), stream=run.permutation), kind="stable")
         back = np.argsort(order)
         core = core.permuted(order)
-    job = _Job(core, policy, run)
-    tasks = [(n, h) for n in range(len(core.segments)) for h in range(core.v.shape[2])]
-    tasks.sort(key=lambda task: core.segments[task[0]][1] - core.segments[task[0]][2])
-    small = core.v.size * core.k.shape[3] < SMALL
-    count = 1 if small else min(threads or available_cores(), max(1, len(tasks)))
-    if count == 1:
-        for task in tasks:
-            job.run(task)
-    else:
-        job.run(tasks[0])  # compiled once, here
-        with ThreadPoolExecutor(count) as pool:
-            for future in [pool.submit(job.run, task) for task in tasks[1:]]:
-                future.result()
+    job = Job(core, policy, run)
+    in_parallel(job, threads)
     o, final = job.o, job.final
     if back is not None:
         final = np.ascontiguousarray(final[:, :, back])
@@ -140,7 +129,24 @@ def emulate(core: Core, policy: Policy, run: Run, threads: int | None = None) ->
     return o, final
 
 
-class _Job:
+def in_parallel(job: Job, threads: int | None) -> None:
+    """Every sequence and head of a job, the longest first."""
+    core = job.core
+    tasks = [(n, h) for n in range(len(core.segments)) for h in range(core.v.shape[2])]
+    tasks.sort(key=lambda task: core.segments[task[0]][1] - core.segments[task[0]][2])
+    small = core.v.size * core.k.shape[3] < SMALL
+    count = 1 if small else min(threads or available_cores(), max(1, len(tasks)))
+    if count == 1:
+        for task in tasks:
+            job.run(task)
+        return
+    job.run(tasks[0])  # compiled once, here
+    with ThreadPoolExecutor(count) as pool:
+        for future in [pool.submit(job.run, task) for task in tasks[1:]]:
+            future.result()
+
+
+class Job:
     """One emulation under way: inputs rounded, outputs to be filled, a task for each sequence and head."""
 
     def __init__(self, core: Core, policy: Policy, run: Run) -> None:
@@ -205,20 +211,29 @@ class _Job:
         arrays: tuple[Array, ...] = self.local.arrays
         return arrays
 
-    def run(self, task: tuple[int, int]) -> None:
-        n, h = task
-        row, t0, t1 = self.core.segments[n]
-        micro = self.core.micro
+    def enter(self, n: int, h: int) -> Array:
+        """The state before one sequence, [K to ROWS, padded V]."""
         S = np.zeros((self.Kr, self.Vp), self.dtype)
         if self.core.start is not None:
             stored, cursor = self.policy.format("state"), (n * 8191 + h * 131) % POOL
             S[: self.K, : self.V] = formats.settle(self.core.start[n, h], stored, self.dtype, self.of.seed, cursor)
-        arrays = (self.q, self.k, self.e, self.v, self.b, self.g)
+        return S
+
+    def rule(self, n: int, h: int) -> tuple[tuple[int, ...], int, tuple[Any, ...]]:
+        """(which head of each array, where in the noise to begin, what the kernel does)."""
         heads = tuple(h // (self.heads // x.shape[2]) for x in (self.q, self.k, self.e, self.g, self.v))
-        cursor = (n * 104729 + h * 7919) % POOL
-        _, cuts = self.cuts(t0, t1)
         slips = sum(kernel.SLIPS[name] for name in self.of.slips)
-        rule = (micro, self.core.pre, self.core.e is not None, self.wide, self.core.g is not None, slips)
+        rule = (self.core.micro, self.core.pre, self.core.e is not None, self.wide, self.core.g is not None, slips)
+        return heads, (n * 104729 + h * 7919) % POOL, rule
+
+    def run(self, task: tuple[int, int]) -> None:
+        n, h = task
+        row, t0, t1 = self.core.segments[n]
+        micro = self.core.micro
+        S = self.enter(n, h)
+        arrays = (self.q, self.k, self.e, self.v, self.b, self.g)
+        _, cuts = self.cuts(t0, t1)
+        heads, cursor, rule = self.rule(n, h)
         flat, scale = S.reshape(-1), self.dtype.type(self.core.scale)
         rest = (flat, self.room(), self.o, self.forms, self.on, self.noise, self.of.seed != 0, cursor, rule, scale)
         if self.chunked:

@@ -58,7 +58,7 @@ class Trial:
     def __init__(self, live: Live, op: str, inputs: Inputs, judge: Judge, outputs: Sequence[str] | None) -> None:
         self.live, self.op, self.inputs, self.judge, self.asked = live, op, dict(inputs), judge, outputs
         self.sizes = judge.problem.sizes
-        self.names = judge.names if outputs is None else tuple(outputs)
+        self.names = tuple(name for name in judge.forward if outputs is None or name in outputs)
 
     def run(self, inputs: Inputs, T: int, rows: int | None = None) -> dict[str, Array]:
         """The outputs for changed inputs of T tokens (and so many rows or sequences)."""
@@ -145,8 +145,11 @@ def cuts_of(T: int, chunk: int, width: int = 1) -> list[int]:
 
 def check(live: Live, op: str, inputs: Inputs, judge: Judge, outputs: Sequence[str] | None = None) -> list[Law]:
     """Every law that the candidate and the problem allow."""
-    trial = Trial(live, op, inputs, judge, outputs)
-    whole = trial.run(inputs, trial.sizes["T"])
+    if getattr(live, "needs", lambda name: False)("do"):
+        return [Law("laws", None, "the candidate cannot be called without do")]
+    forward = {name: x for name, x in inputs.items() if name not in ("do", "dht")}
+    trial = Trial(live, op, forward, judge, outputs)
+    whole = trial.run(forward, trial.sizes["T"])
     found = []
     for name, rule in LAWS.items():
         try:

@@ -11,17 +11,21 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
 from .. import ops
+from ..engine.problem import Problem
 from ..spec import Mutant
-from . import criteria
+from . import criteria, gradient_mistakes
 from .emulate import Core, Run, emulate
+from .gradients import emulate as backward
+from .mistakes import EXACT as EXACT_POLICY
 from .mistakes import mutated, of
 from .policy import policy
 from .statistics import FAIL, PASS
-from .trials import EXACT, FRONT, REGIMES, SLACK, trial
+from .trials import EXACT, FRONT, REGIMES, SLACK, Draw, trial
 from .verdict import Judge, problem_of
 
 Array = NDArray[Any]
@@ -116,11 +120,7 @@ def shows(mutant: Mutant, core: Core, judge: Judge) -> bool:
     wrong = mutated(mutant, core)
     if wrong is None:
         return False
-    for name, x in wrong.items():
-        true = judge.values(name)
-        if x.shape != true.shape or not np.abs(x - true).max(initial=0.0) <= HIDDEN * np.abs(true).max(initial=0.0):
-            return True
-    return False
+    return any(differs(x, judge.values(name)) for name, x in wrong.items())
 
 
 def matrix(op: str, grade: str, seeds: Sequence[int], honest_per_input: int | None = None) -> Matrix:
@@ -147,6 +147,51 @@ def matrix(op: str, grade: str, seeds: Sequence[int], honest_per_input: int | No
             for name, refused in others_reject(judge, outputs).items():
                 row.others[name] = row.others.get(name, 0) + refused
     return found
+
+
+def gradient_matrix(op: str, grade: str, seeds: Sequence[int], honest_per_input: int | None = None) -> Matrix:
+    """The kill matrix of backward passes: gradients alone are judged."""
+    found = Matrix(f"{op}, gradients", grade, [Row(m) for m in gradient_mistakes.CATALOGUE])
+    for given in inputs(op, grade, seeds):
+        p = problem_of(op, given)
+        judge = Judge(p, policy(grade), cotangents=cotangents(p, seeds[0]))
+        back = judge.back
+        assert back is not None
+        ways = [Run("chunk", c, splits=s) for s in patterns(p.sizes["T"]) for c in CHUNKS]
+        step = 1 if honest_per_input is None else max(1, len(ways) // honest_per_input)
+        for run in ways[::step]:
+            _honest(found, judge, backward(back, judge.policy, run))
+        exact = backward(back, EXACT_POLICY, WAY)
+        for row in found.rows:
+            wrong = gradient_mistakes.mutated(row.mutant, back, EXACT_POLICY, WAY)
+            if wrong is None or not any(differs(wrong[name], x) for name, x in exact.items()):
+                continue
+            got = gradient_mistakes.mutated(row.mutant, back, judge.policy, WAY)
+            assert got is not None
+            _mistaken(row, judge, got)
+    return found
+
+
+def cotangents(p: Problem, seed: int) -> dict[str, Array]:
+    """do and dht, nearly normal, held in bfloat16."""
+    draw, sizes = Draw(4096 + seed), p.sizes
+    shapes = {"do": ("B", "T", "HV", "V"), "dht": ("N", "HV", "K", "V")}
+    normal = {name: draw.normal(tuple(sizes[a] for a in axes)) for name, axes in shapes.items()}
+    return {name: x.astype(ml_dtypes.bfloat16).astype(np.float32) for name, x in normal.items()}
+
+
+def differs(x: Array, true: Array) -> bool:
+    """Whether an exact answer is another, by more than HIDDEN."""
+    return x.shape != true.shape or not np.abs(x - true).max(initial=0.0) <= HIDDEN * np.abs(true).max(initial=0.0)
+
+
+def _mistaken(row: Row, judge: Judge, outputs: dict[str, Array]) -> None:
+    row.shown += 1
+    levels = [s.level for s in judge.measured({name: x.astype(np.float64) for name, x in outputs.items()})]
+    row.failed += FAIL in levels
+    row.not_passed += any(level != PASS for level in levels)
+    for name, refused in others_reject(judge, outputs).items():
+        row.others[name] = row.others.get(name, 0) + refused
 
 
 def _honest(found: Matrix, judge: Judge, outputs: dict[str, Array]) -> None:

@@ -108,7 +108,7 @@ def measure(
     if rho.size == 0:
         nothing = dict.fromkeys(NAMES, 0.0)
         return Statistics(view, nothing, limits_of(policy, 1, strict), {}, rho, (), 0)
-    groups = {"whole": ratio(squares, sigma2), **dict(grouped(view, squares, sigma2, segments, V))}
+    groups = {"whole": ratio(squares, sigma2), **dict(grouped(true.kind, squares, sigma2, segments, V))}
     limits = limits_of(policy, y.size, strict)
     values = {
         "R": max(R / ALLOWANCE[group] for group, R in groups.items()),
@@ -130,7 +130,7 @@ def bias(sums: Array, scale: Scale) -> float:
 
 
 def grouped(
-    view: str, squares: Array, sigma2: Array, segments: Sequence[tuple[int, int, int]], V: int
+    kind: str, squares: Array, sigma2: Array, segments: Sequence[tuple[int, int, int]], V: int
 ) -> list[tuple[str, float]]:
     """The largest R of each kind of group; that of few elements with its scatter taken off."""
     found: list[tuple[str, float]] = []
@@ -140,14 +140,18 @@ def grouped(
         if rated:
             found.append((name, max(rated)))
 
-    heads = 2 if view == "o" else 1
+    if kind == "flat":
+        return found
+    heads = 1 if kind == "state" else 2
     largest("head", [(squares.take(h, heads), sigma2.take(h, heads)) for h in range(squares.shape[heads])])
-    if view == "o":
+    if kind == "tokens":
+        micro = squares.shape[1] // max((t1 for _, _, t1 in segments), default=1) or 1  # rows of a token
+        segments = [(b, t0 * micro, t1 * micro) for b, t0, t1 in segments]
         largest("sequence", [(squares[b, t0:t1], sigma2[b, t0:t1]) for b, t0, t1 in segments])
         blocks = [(b, t, min(t + BLOCK, t1)) for b, t0, t1 in segments for t in range(t0, t1, BLOCK)]
         largest("block", [(squares[b, t:u], sigma2[b, t:u]) for b, t, u in blocks])
         per = [(squares[b, t:u, h], sigma2[b, t:u, h]) for b, t, u in blocks for h in range(squares.shape[2])]
         largest("head and block", per)
-    else:
+    elif kind == "state":
         largest("sequence", [(squares[n], sigma2[n]) for n in range(squares.shape[0])])
     return found

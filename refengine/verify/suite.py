@@ -19,14 +19,16 @@ from ..golden.inputs import arguments
 from ..golden.problems import as_file
 from ..golden.record import INPUTS, TRUTH, digest, narrow
 from ..io import tensorfile
+from ..kernels import compare
 from .candidates import Called, Live
 from .policy import policy
 from .report import as_data
 from .statistics import FAIL, WARN
-from .verdict import EXIT, EXIT_TOO_LITTLE, EXIT_WARNED, INCONCLUSIVE, Judge, Verdict, problem_of
+from .verdict import COTANGENTS, EXIT, EXIT_TOO_LITTLE, EXIT_WARNED, INCONCLUSIVE, Judge, Verdict, problem_of
+from .yardstick import moments, views
 
 Array = NDArray[Any]
-COTANGENTS = ("do", "dht")
+NEAREST = 2.0**-52  # twice how far, relative to it, a number is from the float64 nearest to it
 EXIT_REFUSED, EXIT_STALE = 2, 4
 
 
@@ -82,6 +84,7 @@ class Golden(Case):
     root: Path
     grade: str
     strict: bool = False
+    grad: bool = False
 
     @property
     def op(self) -> str:  # type: ignore[override]
@@ -103,22 +106,30 @@ class Golden(Case):
         for name, x in {**question, **{n: made[n] for n in COTANGENTS if n in made}}.items():
             if name not in said or said[name]["sha256"] != digest(narrow(x)):
                 raise StaleError(f"{self.folder / INPUTS}: {name} is made otherwise in this version.")
-        return in_grade({n: x for n, x in made.items() if x is not None and n not in COTANGENTS}, self.grade)
+        kept = {n: x for n, x in made.items() if x is not None and (self.grad or n not in COTANGENTS)}
+        return in_grade(kept, self.grade)
 
     @cached_property
     def judge(self) -> Judge:  # type: ignore[override]
-        judge = Judge(problem_of(self.op, self.inputs), self.grade, self.strict)
+        asked = {n: x for n, x in self.inputs.items() if n not in COTANGENTS}
+        cotangents = {n: x for n, x in self.inputs.items() if n in COTANGENTS}
+        judge = Judge(problem_of(self.op, asked), self.grade, self.strict, cotangents=cotangents)
         written, _ = tensorfile.read(self.folder / TRUTH)
-        for name in judge.names:
-            apart = np.abs(judge.values(name) - written[name])
-            allowed = judge.truth.bound[name] + written[f"{name}.delta"]
-            if not (apart <= (allowed[..., None] if name == "o" else allowed[:, :, None])).all():
-                raise StaleError(f"{self.folder / TRUTH}: {name} is not the answer in this version.")
+        for view in views({name: written[name] for name in judge.names if name in written}):
+            sums = moments(view.values, judge.true[view.name])
+            allowed = judge.scale[view.name].certificate + NEAREST * np.sqrt(sums[..., compare.TRUTH_SQUARES])
+            if not (np.sqrt(sums[..., compare.SQUARES]) <= allowed).all():
+                raise StaleError(f"{self.folder / TRUTH}: {view.base} is not the answer in this version.")
         return judge
 
 
 def load(
-    where: str, grade: str, only_ops: Sequence[str] = (), tiers: Sequence[str] = (), strict: bool = False
+    where: str,
+    grade: str,
+    only_ops: Sequence[str] = (),
+    tiers: Sequence[str] = (),
+    strict: bool = False,
+    grad: bool = False,
 ) -> tuple[list[Golden], list[files.Finding]]:
     """The cases of a suite (a folder, or the name of one that is shipped), the exact ones first, and what is wrong with
     its files."""
@@ -138,7 +149,7 @@ def load(
     wrong += [
         files.Finding("stale", f"{root}: {name} is no case in this version.") for name in named if name not in every
     ]
-    found = [Golden(known[name], root, grade, strict) for name in named if name in known]
+    found = [Golden(known[name], root, grade, strict, grad) for name in named if name in known]
     order = {tier: i for i, tier in enumerate(cases.TIERS)}
     return sorted(found, key=lambda g: (order[g.case.regime.tier], g.name)), wrong
 
@@ -240,10 +251,11 @@ def run(
     skips: Mapping[str, str] | None = None,
     laws: bool = False,
     strict: bool = False,
+    grad: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Results:
     """Every case of a suite. skips: reasons by patterns of case ids."""
-    found, wrong = load(where, grade, only_ops, tiers, strict)
+    found, wrong = load(where, grade, only_ops, tiers, strict, grad)
     results = Results(where, wrong)
     if isinstance(candidate, Called) and not candidate.takes("op") and len({g.op for g in found}) > 1:
         known = ", ".join(dict.fromkeys(g.op for g in found))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -17,16 +18,19 @@ from ..io.interop import exact_widen, to_numpy
 from . import criteria
 from .candidates import Called, Live
 from .emulate import Core, Run, emulate
+from .gradients import Backward
+from .gradients import emulate as backward
 from .laws import check
 from .policy import GRADES, Policy, policy
 from .statistics import FAIL, LEVELS, PASS, WARN, Statistics, measure
-from .yardstick import Scale, View, truth_views, views, yardstick
+from .yardstick import Scale, View, members, part_of, scales, truth_views, views, yardstick
 
 Array = NDArray[Any]
 INCONCLUSIVE = "INCONCLUSIVE"
 EXIT = {PASS: 0, WARN: 0, FAIL: 1, INCONCLUSIVE: 6}
 EXIT_WARNED, EXIT_TOO_LITTLE = 3, 5
 CLASSIFY = ("f32", "tf32", "f16", "bf16")
+COTANGENTS = ("do", "dht")
 WELL_BELOW = 0.5  # R under which a finer grade is worth trying
 NEIGHBOURS = 4
 
@@ -106,9 +110,11 @@ class Judge:
         strict: bool = False,
         threads: int | None = None,
         slack: float = 0.0,
+        cotangents: Mapping[str, Any] | None = None,
     ) -> None:
-        """slack: where the exact answers lie on a grid but for the rounding of an input, a quarter of its spacing:
-        who is further off than that is not at the right point of the grid."""
+        """cotangents: do and dht, one or both, where gradients are judged too. slack: where the exact answers lie on a
+        grid but for the rounding of an input, a quarter of its spacing: who is further off than that is not at the
+        right point of the grid."""
         self.policy, self.strict, self.slack = policy(grade), strict, slack
         precision = "certified" if self.policy.accum == "f64" else "float64"
         self.problem = replace(problem, asked=replace(problem.asked, precision=precision))
@@ -116,16 +122,40 @@ class Judge:
         self.core = Core.of(replace(problem, asked=replace(problem.asked, precision="float64")))
         self.true: dict[str, View] = truth_views(self.truth)
         self.scale: dict[str, Scale] = yardstick(self.problem, self.truth, self.policy, self.core)
-        self.names = ("o", *self.truth.finals)
+        self.names: tuple[str, ...] = ("o", *self.truth.finals)
+        self.forward = self.names
+        self.true_outputs: dict[str, Array] = {"o": self.truth.o, **self.truth.finals}
+        self.back: Backward | None = None
+        if cotangents:
+            self.add_gradients(replace(problem, asked=replace(problem.asked, precision="float64")), cotangents)
         self._others: dict[str, float] = {}
+
+    def add_gradients(self, p: Problem, cotangents: Mapping[str, Any]) -> None:
+        """The gradients of every input as outputs dNAME."""
+        back = self.back = Backward.of(p, self.core, cotangents.get("do"), cotangents.get("dht"))
+        truth = {f"d{name}": x for name, x in back.truth.items()}
+        bound = {f"d{name}": np.asarray(x, np.float64) for name, x in back.truth.bound.items()}
+        true = {view.name: view for view in views(truth)}
+        groups = members(self.policy)
+        groups.pop("recurrent", None) if "chunk" in groups else None
+        self.scale |= scales(true, bound, self.policy, groups.values(), lambda run: backward(back, self.policy, run))
+        self.true |= true
+        self.true_outputs |= truth
+        self.names = (*self.names, *truth)
 
     @property
     def exact(self) -> bool:
         """No member of the ensemble erred anywhere: whoever errs here has more than a rounding wrong."""
-        return self.slack > 0 or all(not scale.parts["ensemble"].any() for scale in self.scale.values())
+        return self.slack > 0 or self.exact_names.issuperset(self.forward)
+
+    @cached_property
+    def exact_names(self) -> frozenset[str]:
+        """The outputs in which no member erred."""
+        erring = {self.true[v].base for v, scale in self.scale.items() if scale.parts["ensemble"].any()}
+        return frozenset(name for name in self.names if self.slack > 0 or name not in erring)
 
     def values(self, name: str) -> Array:
-        return self.true[name].values
+        return self.true_outputs[name]
 
     def same(self, name: str, x: Array) -> bool:
         """Whether an output is what exact inputs have for every honest implementation."""
@@ -144,7 +174,7 @@ class Judge:
                 wrong.append(f"{name} is missing.")
                 continue
             array, true = to_numpy(got[name], name), self.values(name)
-            part = "io" if name == "o" else "state"
+            part = part_of(name, true.ndim)
             wanted = self.policy.format(part).dtype
             if array.shape != true.shape:
                 wrong.append(f"{name} has shape {list(array.shape)}; it is {list(true.shape)}.")
@@ -187,17 +217,17 @@ class Judge:
                 raise InputError(f"{self.problem.op.name} has no output {name!r}; it has {', '.join(self.names)}.")
         faults, usable = self.faults(got, names)
         found = self.measured(usable)
-        if self.exact:
-            for name, x in usable.items():
-                unequal = self.unequal(name, x)
-                if unequal.any():
-                    at = [int(i) for i in np.argwhere(unequal)[0]]
-                    count, how = int(unequal.sum()), f"to {self.slack:g}" if self.slack else "to the bit"
-                    faults.append(f"{name} must be equal {how} here, but {count} elements are not, first {at}.")
+        for name, x in usable.items():
+            unequal = self.unequal(name, x) if name in self.exact_names else np.zeros(0, bool)
+            if unequal.any():
+                at = [int(i) for i in np.argwhere(unequal)[0]]
+                count, how = int(unequal.sum()), f"to {self.slack:g}" if self.slack else "to the bit"
+                faults.append(f"{name} must be equal {how} here, but {count} elements are not, first {at}.")
         compared = sum(x.size for x in usable.values())
         levels = [PASS if self.slack else s.level for s in found] + [FAIL] * bool(faults)
         level = max(levels, key=LEVELS.index, default=FAIL)
-        if level != FAIL and (compared == 0 or (not self.exact and any(s.uncertain for s in found))):
+        uncertain = any(s.uncertain and self.true[s.view].base not in self.exact_names for s in found)
+        if level != FAIL and (compared == 0 or uncertain):
             level = INCONCLUSIVE
         name = self.problem.op.name
         base = Verdict(level, name, self.policy, found, tuple(faults), exact=self.exact, compared=compared)
@@ -236,6 +266,8 @@ class Judge:
             algorithm = "recurrent" if self.policy.algorithm == "recurrent" else "chunk"
             o, final = emulate(self.core, self.policy, Run(algorithm, self.policy.chunk))
             self._honest = {"o": o.astype(np.float64), **dict.fromkeys(self.truth.finals, final.astype(np.float64))}
+            if self.back is not None:
+                self._honest |= backward(self.back, self.policy, Run(algorithm, self.policy.chunk))
         return self._honest
 
     def worst(self, found: Sequence[Statistics], got: Mapping[str, Array]) -> dict[str, Any] | None:
@@ -287,7 +319,9 @@ class Judge:
 
     def behaves_as(self, got: Mapping[str, Array]) -> dict[str, float]:
         """R of the outputs under other grades, by one emulation of each: 1 where they err as that grade does."""
-        name = "o" if "o" in got else next(iter(got))
+        name = next((name for name in self.forward if name in got), None)
+        if name is None:
+            return {}
         d = ((got[name] - self.values(name)) ** 2).sum()
         ratios = {}
         for grade in CLASSIFY:
@@ -325,11 +359,14 @@ def verify(
     Parameters
     ----------
     op, inputs
-        What `refengine.solve(op, **inputs)` takes: the problem that the candidate was given.
+        What `refengine.solve(op, **inputs)` takes: the problem that the candidate was given. With do [B, T, HV, V] or
+        dht [N, HV, K, V] among them, as `refengine.grad` takes them, the gradients dq, dk, ..., dinitial_state are
+        judged too.
     candidate
         Its outputs, {"o": ..., "final_state": ...} in the dtypes that the grade declares; or a callable taking the
         inputs by our names (those in its signature) and returning o, (o, final_state), or such a mapping. A callable
-        whose signature has `o` or `final_state` is given buffers filled with NaN and writes into them.
+        whose signature has `o` or `final_state` is given buffers filled with NaN and writes into them. Gradients: of
+        a callable that takes do and dht, its own; of any other torch function, autograd's.
     grade
         The precision that the candidate declares: "f64", "f32", "tf32", "f16", "bf16", "bf16-state16", ..., or with
         parts overridden, "bf16:chunk=32,state=bf16"; or a `refengine.verify.policy.Policy`.
@@ -353,8 +390,9 @@ def verify(
     refengine.AdapterError
         The candidate could not be run.
     """
-    problem = problem_of(op, inputs)
-    judge = Judge(problem, grade, strict, threads)
+    asked = {name: x for name, x in inputs.items() if name not in COTANGENTS}
+    given = {name: inputs[name] for name in COTANGENTS if inputs.get(name) is not None}
+    judge = Judge(problem_of(op, asked), grade, strict, threads, cotangents=given)
     if not callable(candidate):
         if not isinstance(candidate, Mapping):
             raise InputError(f"candidate is a {type(candidate).__name__}; it is a mapping of outputs, or a callable.")

@@ -12,7 +12,7 @@ counters: the same bits on every run."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,18 +32,26 @@ WORST_COUNTS = 0.8
 SMOOTHING, FINE_SMOOTHING = 0.75, 1.0  # where nothing is rounded below the arithmetic, rows may be almost exact by luck
 QUANTILE = 0.9
 COLUMNS = " columns"  # a state seen by columns
+WINDOWS, WINDOW = " windows", 16  # gradients of one number a token and head, so many tokens a row
 END = -1  # a phase that makes the last chunk whole
 
 
 @dataclass(frozen=True)
 class View:
-    """One way to see an output as rows: its name, the values [..., V], along which axis rows are neighbours, and, of
-    a truth, what it has beyond the values."""
+    """One way to see an output as rows: its name, the values [..., V], along which axis rows are neighbours, what the
+    rows' axes are ("tokens": batch, token, head; "windows" of tokens likewise; "state": sequence, head, row; "flat"),
+    and, of a truth, what it has beyond the values."""
 
     name: str
     values: Array
     along: int
+    kind: str
     low: Array | None = None
+
+    @property
+    def base(self) -> str:
+        """The output's name."""
+        return self.name.removesuffix(COLUMNS).removesuffix(WINDOWS)
 
 
 @dataclass(frozen=True)
@@ -58,15 +66,40 @@ class Scale:
 
 
 def views(outputs: Mapping[str, Array], low: Mapping[str, Array] | None = None) -> Iterator[View]:
-    """o by rows; a state by rows and by columns."""
+    """o, and gradients of vectors, by rows; states by rows and by columns; gradients of numbers by windows of tokens;
+    those of weights by rows."""
     for name, x in outputs.items():
         rest = None if low is None else low.get(name)
-        if name == "o":
-            yield View(name, x, 1, rest)
-        else:
-            yield View(name, x, 2, rest)
+        if is_state(name):
+            yield View(name, x, 2, "state", rest)
             turned = None if rest is None else np.swapaxes(rest, -1, -2)
-            yield View(f"{name}{COLUMNS}", np.swapaxes(x, -1, -2), 2, turned)
+            yield View(f"{name}{COLUMNS}", np.swapaxes(x, -1, -2), 2, "state", turned)
+        elif x.ndim == 4:
+            yield View(name, x, 1, "tokens", rest)
+        elif x.ndim == 3 and "pairing_state" not in name:
+            yield View(f"{name}{WINDOWS}", windows(x), 1, "windows")
+        else:
+            rows = x if x.ndim > 1 else x[None]
+            yield View(name, rows, rows.ndim - 2, "flat")
+
+
+def is_state(name: str) -> bool:
+    """Of a memory: final_state, dinitial_state, and so on."""
+    return "_state" in name and "pairing_state" not in name
+
+
+def part_of(name: str, rank: int) -> str:
+    """Which of the policy's formats an output is stored in: gradients of vectors as outputs are, of states as states,
+    of gates, steps and weights as gates."""
+    return "state" if is_state(name) else "io" if rank == 4 else "gate"
+
+
+def windows(x: Array) -> Array:
+    """[B, T, heads] as [B, windows, heads, WINDOW], zeros behind the last token."""
+    B, T, heads = x.shape
+    padded = np.zeros((B, -(-T // WINDOW) * WINDOW, heads), np.float64)
+    padded[:, :T] = x
+    return np.ascontiguousarray(padded.reshape(B, -1, WINDOW, heads).swapaxes(2, 3))
 
 
 def truth_views(truth: Solution) -> dict[str, View]:
@@ -105,35 +138,59 @@ def members(policy: Policy) -> dict[str, list[Run]]:
     return every if policy.algorithm == "any" else {policy.algorithm: every[policy.algorithm]}
 
 
-def certificates(truth: Solution, name: str) -> Any:
-    """A bound on the Euclidean error of every row of a view."""
-    base = name.removesuffix(COLUMNS)
-    bound = np.asarray(truth.bound[f"{base}.lo" if base in truth.low else base], np.float64)
-    if base == "o":
-        return bound * np.sqrt(truth.o.shape[-1])
-    if base != name:
+def certificates(view: View, bound: Array) -> Any:
+    """A bound on the Euclidean error of every row of a view, from that of its output."""
+    if view.kind == "tokens" and bound.ndim == 4:
+        return np.sqrt((bound**2).sum(axis=-1))
+    if view.kind == "tokens":
+        return bound * np.sqrt(view.values.shape[-1])
+    if view.kind == "windows":
+        return np.sqrt((windows(bound) ** 2).sum(axis=-1))
+    if view.kind == "flat":
+        return np.sqrt((bound.reshape(view.values.shape) ** 2).sum(axis=-1))
+    if view.name.endswith(COLUMNS):
         return bound
     whole = np.sqrt((bound**2).sum(axis=-1, keepdims=True))
-    return np.broadcast_to(whole, truth.finals[base].shape[:3])
+    return np.broadcast_to(whole, view.values.shape[:3])
+
+
+def bounds(truth: Solution) -> dict[str, Array]:
+    """How wrong each output of a solution may be."""
+    names = {name: f"{name}.lo" if name in truth.low else name for name in ("o", *truth.finals)}
+    return {name: np.asarray(truth.bound[key], np.float64) for name, key in names.items()}
 
 
 def yardstick(p: Problem, truth: Solution, policy: Policy, core: Core | None = None) -> dict[str, Scale]:
     """The scale of every view of every output."""
     core = Core.of(p) if core is None else core
-    true = truth_views(truth)
+
+    def outputs(run: Run) -> dict[str, Array]:
+        o, final = emulate(core, policy, run)
+        return {"o": o, **dict.fromkeys(truth.finals, final)}
+
+    return scales(truth_views(truth), bounds(truth), policy, members(policy).values(), outputs)
+
+
+def scales(
+    true: Mapping[str, View],
+    bound: Mapping[str, Array],
+    policy: Policy,
+    groups: Iterable[Iterable[Run]],
+    outputs: Callable[[Run], Mapping[str, Array]],
+) -> dict[str, Scale]:
+    """The scale of every true view, from the outputs of an ensemble whose members are of several groups."""
     squares: dict[str, list[list[Array]]] = {name: [] for name in true}
     gains: dict[str, list[Array]] = {name: [] for name in true}
-    for runs in members(policy).values():
+    for runs in groups:
         for found in squares.values():
             found.append([])
         for run in runs:
-            o, final = emulate(core, policy, run)
-            for view in views({"o": o, **dict.fromkeys(truth.finals, final)}):
+            for view in views(outputs(run)):
                 sums = moments(view.values, true[view.name])
                 squares[view.name][-1].append(sums[..., compare.SQUARES])
                 gains[view.name].append(sums.reshape(-1, compare.MOMENTS).sum(axis=0))
     return {
-        name: scale_of(view, squares[name], gains[name], certificates(truth, name), policy)
+        name: scale_of(view, squares[name], gains[name], certificates(view, bound[view.base]), policy)
         for name, view in true.items()
     }
 
@@ -145,7 +202,7 @@ def scale_of(view: View, squares: list[list[Array]], gains: list[Array], delta: 
         both = np.maximum(np.mean(group, axis=0), WORST_COUNTS**2 * np.max(group, axis=0))
         spread = np.maximum(spread, np.sqrt(both))
     norm = np.sqrt((np.asarray(view.values, np.float64) ** 2).sum(axis=-1))
-    out = policy.format("io" if view.name == "o" else "state")
+    out = policy.format({"state": "state", "tokens": "io"}.get(view.kind, "gate"))
     width = np.sqrt(view.values.shape[-1])
     eta = out.tiny if policy.ftz else out.tiny * 2 * out.u
     parts = {

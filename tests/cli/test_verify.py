@@ -87,6 +87,23 @@ def test_the_answer_of_solve_is_a_candidate(asked):
     assert run.exit_code == 0 and run.stdout.startswith("PASS"), run.output
 
 
+def test_a_file_that_owes_gradients_has_them_judged(asked):
+    bench, _ = asked
+    rng = np.random.default_rng(4)
+    more = {"do": rng.standard_normal((1, 7, 2, 4)), "dht": rng.standard_normal((1, 2, 3, 4))}
+    more = {n: x.astype(np.float32) for n, x in more.items()}
+    source = bench.file("grad.safetensors", **more)
+    tensors, _ = bench.solve(source, "--grad")
+    got = bench.folder / "got.safetensors"
+    tensorfile.write(got, {n: x.astype(np.float32) for n, x in tensors.items()}, {})
+    run = bench.run("verify", source, got, "--grade", "f32")
+    assert run.exit_code == 0 and "dbeta windows" in run.stdout, run.output
+    without = bench.run("verify", source, bench.folder / "good.safetensors", "--grade", "f32")
+    assert without.exit_code == 1 and "dq is missing." in without.stdout
+    assert bench.run("verify", source, bench.folder / "good.safetensors", "--grade", "f32", "--no-grad").exit_code == 0
+    bench.refused("verify", bench.folder / "in.safetensors", got, "--grad", says=["--grad needs do"])
+
+
 def test_a_function_by_name(asked, monkeypatch):
     bench, source = asked
     (bench.folder / "mykernel.py").write_text(
