@@ -116,7 +116,9 @@ def command(
         with Bar(f"{asked.op.name}, gradients") as bar:
             gradient = refengine.grad(asked.op.name, **arguments, threads=threads, progress=bar)
     answer.write(goal, asked, solution, gradient, origin)
-    said_plan((*solution.info["plan"], *(gradient.info["plan"] if gradient else ())) if explain else ())
+    if explain:
+        further = [line for line in gradient.info["plan"] if line not in solution.info["plan"]] if gradient else []
+        said_plan([*solution.info["plan"], *(f"gradients: {line}" for line in further)])
     report(goal, asked, answer.qualities(solution), solution.info, gradient, as_json)
 
 

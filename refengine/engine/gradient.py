@@ -141,7 +141,7 @@ def of_problem(
         for name, x, wrong in zip(names, found.initial, found.initial_bound, strict=True)
     }
     ran = {
-        "plan": (*([why_not] if why_not else ()), *(line for part in found.plans for line in part.lines())),
+        "plan": tuple(dict.fromkeys([*([why_not] if why_not else []), *(y for x in found.plans for y in x.lines())])),
         "device": "cuda" if on_gpu else "cpu",
         "threads": max(part.threads for part in found.plans),
         "seconds": time.perf_counter() - clock,

@@ -277,6 +277,14 @@ def test_explain_speaks_on_stderr(bench):
     assert len(loud.stdout.splitlines()) == len(silent.stdout.splitlines())
 
 
+def test_explain_says_nothing_twice(bench):
+    bench.tensors["do"] = np.ones_like(bench.tensors["v"])
+    said = bench.run("solve", bench.file(), "-o", bench.out, "--grad", "--explain").stderr.splitlines()
+    assert len(said) == len(set(said))
+    assert [line for line in said if line.startswith("form recurrent: ")] == said[:1]
+    assert any(line.startswith("gradients: ") and "tasks" in line for line in said)
+
+
 def test_an_older_answer_is_replaced(bench):
     bench.out.write_bytes(b"old")
     tensors, _ = bench.solve(bench.file())
