@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import InputError
 from ..kernels import mesa_grad as kernel
+from ..kernels import spd
 from ..numbers.bounded import Bounded, U, row_norm
 from ..numbers.traced import Traced
 from ..spec import Mesa
+from .mesa import SOLVERS
 from .plan import Plan, plan
 from .prepare import scale_of
 from .problem import Problem
@@ -57,6 +58,8 @@ class Adjoint:
                 if part is not None:
                     to[:] = part[..., ::way, ::way]
         self.scale = self.dtype.type(scale_of(p)[0])
+        solver = SOLVERS[x.solver] + (x.solver == "cg" and x.start == "diagonal")
+        self.rule = (solver, x.iterations, self.dtype.type(x.omega if x.solver == "chebyshev" else x.eps))
         self.plan: Plan = plan(p, self.heads, 1, 1, threads)
 
     @property
@@ -81,11 +84,15 @@ class Adjoint:
         K, V, d = self.K, self.V, self.dtype
         marks = np.empty((windows, K, K), d), np.empty((windows, K, V), d)
         kernel.forth(place, heads, k, v, a, b, self.start[0][n, h].copy(), self.start[1][n, h].copy(), *marks)
-        room = np.empty((W, K, K), d), np.empty((W, K, V), d), np.empty((K, K), d), np.empty((5, K), d)
-        lamb = self.lamb[h if self.lamb.shape[0] > 1 else 0]
-        rule = (lamb, self.x.share, self.x.mix is not None, self.scale, self.do)
-        found = (*self.found, self.dlamb[n, h])
-        kernel.back(place, heads, self.arrays, *rule, *marks, self.owed[0][n, h], self.owed[1][n, h], room, found)
+        L = spd.lanes(d)
+        panels = [np.zeros(spd.panels(K, L), d) for _ in range(2)]
+        vectors = np.zeros((kernel.VECTORS, -(-K // 4) * 4 * L), d), np.zeros((3, L), d)
+        few = np.zeros((kernel.ROWS, K), d), np.zeros((2, V), d)
+        room = (np.empty((W, K, K), d), np.empty((W, K, V), d), *panels, *vectors, *few)
+        lamb = np.repeat(self.lamb[h if self.lamb.shape[0] > 1 else 0][:, None], L, axis=1)
+        given = (self.arrays, lamb, self.x.share, self.x.mix is not None, self.scale, self.do)
+        owed = self.owed[0][n, h], self.owed[1][n, h]
+        kernel.back(place, heads, *given, *marks, *owed, room, self.rule, (*self.found, self.dlamb[n, h]))
 
     def compile(self) -> None:
         if self.p.segments and self.heads:
@@ -110,9 +117,11 @@ def adjoint(
     p: Problem, x: Mesa, do: Array, dfinal: tuple[Array | None, ...], threads: int | None, progress: Progress | None
 ) -> Cotangents:
     """What a loss owes to every operand of the lowered problem, and to its initial memories: in float64 twice, the
-    second time with all channels in reverse; in float32 once, against float64."""
-    if x.solver != "exact":
-        raise InputError(f"{p.op.name} has a gradient for solver='exact' only, not for {x.solver!r}.")
+    second time with all channels in reverse; in float32 once, against float64.
+
+    A solver that iterates is taken as exact, as in flash-linear-attention: its answer stands for x, and the same
+    iteration solves the adjoint system.
+    """
     plain: dict[str, Any] = {n: y.plain for n, y in vars(x).items() if isinstance(y, Traced)}
     x = replace(x, **plain)
     roads = ((p.precision, 1), ("float64", 1 if p.precision == "float32" else -1))
@@ -129,4 +138,6 @@ def adjoint(
     initial = first.initial()
     off = tuple(np.sqrt(((y - z) ** 2).sum(axis=2)) for y, z in zip(initial, second.initial(), strict=True))
     said = "compared (with float64)" if p.precision == "float32" else "compared (with the channels in reverse order)"
+    if x.solver != "exact":
+        said += f"; {x.solver} taken as exact, the adjoint system by the same iteration"
     return Cotangents(owed, {}, initial, off, said, (first.plan,))

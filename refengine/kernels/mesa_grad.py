@@ -9,17 +9,24 @@ Per head, for what is owed to the output o' and, carried backward, to the memory
     dk = b ((H' + H'') k + G' v);   dv = b G'' k;   db = k.H' k + k.G' v;   da = H'.H_before + G'.G_before
     H' <- a H';   G' <- a G'
 
-Memories are kept at the start of every window of WINDOW tokens and within one window. Plain arithmetic in one order:
-every sum goes in the order of its index.
+The systems of as many tokens as there are lanes are solved at once, by the forward's own solver; where that iterates, x
+and z are what it gives, as if the solve were exact.
+
+Memories are kept at the start of every window of WINDOW tokens and within one window. Sums along a row go in blocks of
+the same lanes on every machine, all others in the order of their index.
 """
 
 from __future__ import annotations
 
-import numpy as np
-
 from ._jit import inline, njit
+from ._simd import BLOCK
+from .fast_rows import row_dot
+from .mesa import solve
+from .spd import frobenius, place, shift
 
 WINDOW = 64  # tokens between two marks
+VECTORS = 7  # of the solver: q, x, z, what is owed to y, and three that it iterates with
+ROWS = 6
 
 
 @inline
@@ -42,34 +49,23 @@ def learn(H, G, a, b, k, v, after_H, after_G):
 
 
 @inline
-def factor(A, column):
-    """The lower Cholesky factor of A in its place."""
-    K = A.shape[0]
-    for j in range(K):
-        A[j, j] = np.sqrt(A[j, j])
-        for i in range(j + 1, K):
-            A[i, j] = A[i, j] / A[j, j]
-            column[i] = A[i, j]
-        for i in range(j + 1, K):
-            c = column[i]
-            for r in range(j + 1, i + 1):
-                A[i, r] = A[i, r] - c * column[r]
-
-
-@inline
-def solve(A, y):
-    """A^-1 y in the place of y, from the factor."""
-    K = A.shape[0]
-    for i in range(K):
-        s = y[i]
-        for j in range(i):
-            s = s - A[i, j] * y[j]
-        y[i] = s / A[i, i]
-    for back_i in range(K):
-        i = K - 1 - back_i
-        y[i] = y[i] / A[i, i]
-        for j in range(i):
-            y[j] = y[j] - A[i, j] * y[i]
+def matrices(Hs, first, count, lamb, share, A, size, K, zero):
+    """H + Lambda of `count` tokens, whose memories stand from `first` on in Hs, into the lanes of A; the lanes beyond
+    hold the first token's."""
+    L = BLOCK // A.itemsize
+    for lane in range(L):
+        H = Hs[first + (lane if lane < count else 0)]
+        for i in range(K):
+            for r in range(i + 1):
+                A[place(i, r, L) + lane] = H[i, r]
+    one = A.dtype.type(1)
+    if share:
+        frobenius(A, K, size[0], zero)
+        for lane in range(L):
+            size[1, lane] = lamb[0, lane] * size[0, lane] if size[0, lane] > zero else one
+        shift(A, K, size[1], 0, one)
+    else:
+        shift(A, K, lamb, 1, one)
 
 
 @njit
@@ -86,21 +82,27 @@ def forth(place, heads, k, v, a, b, H, G, marks_H, marks_G):
 
 
 @njit
-def back(place, heads, arrays, lamb, share, mixed, scale, do, marks_H, marks_G, dH, dG, room, found):
+def back(where, heads, arrays, lamb, share, mixed, scale, do, marks_H, marks_G, dH, dG, room, rule, found):
     """Tokens t1 .. t0 of one head. dH, dG: what is owed to the memory at the end, and then to that at the start.
 
-    arrays   q, k, v, b, a, mix; all of one float type
-    room     the memories of a window [WINDOW + 1, K, K], [WINDOW + 1, K, V], A [K, K], vectors [5, K]
+    arrays   q, k, v, b, a, mix; all of one float type; lamb [K, L] or, of a share, [1, L]
+    room     the memories of a window [WINDOW + 1, K, K], [WINDOW + 1, K, V]; A and F panels; vectors [VECTORS, K to a
+             multiple of four times L]; size [3, L]; rows [ROWS, K]; columns [2, V]
+    rule     (solver, steps, eps or Chebyshev's first omega), as in kernels/mesa.py
     found    dq, dk, dv, db, da, dmix [B, T, HV, *] and dlamb [K], or [1] of a share
     """
-    batch, t0, t1 = place
+    batch, t0, t1 = where
     hq, hk, hv, hb, ha, hm = heads
     q, k, v, b, a, mix = arrays
-    Hs, Gs, A, vectors = room
+    Hs, Gs, A, F, vectors, size, rows, columns = room
     dq, dk, dv, db, da, dmix, dlamb = found
     K, V = dG.shape
-    x, y, owed, z, column = vectors[0], vectors[1], vectors[2], vectors[3], vectors[4]
+    L = BLOCK // A.itemsize
+    qs, xs, zs, owed = vectors[0], vectors[1], vectors[2], vectors[3]
+    x, y, z, key, along, part = rows[0], rows[1], rows[2], rows[3], rows[4], rows[5]
+    asked, value = columns[0], columns[1]
     zero = scale - scale
+    one = A.dtype.type(1)
     for windows_after in range((t1 - t0 + WINDOW - 1) // WINDOW):
         window = (t1 - t0 - 1) // WINDOW - windows_after
         start = t0 + window * WINDOW
@@ -113,72 +115,73 @@ def back(place, heads, arrays, lamb, share, mixed, scale, do, marks_H, marks_G, 
                 *(Hs[j], Gs[j], a[batch, t, ha, 0], b[batch, t, hb, 0], k[batch, t, hk], v[batch, t, hv]),
                 *(Hs[j + 1], Gs[j + 1]),
             )
-        for back_j in range(W):
-            j = W - 1 - back_j
-            t = start + j
-            H, G = Hs[j + 1], Gs[j + 1]
-            kt, vt, qt, ot = k[batch, t, hk], v[batch, t, hv], q[batch, t, hq], do[batch, t, hv]
-            at, bt = a[batch, t, ha, 0], b[batch, t, hb, 0]
-            m = mix[batch, t, hm, 0] if mixed else zero + 1
-            size = zero
-            if share:
+        for groups_after in range((W + L - 1) // L):
+            group = ((W - 1) // L - groups_after) * L
+            count = min(L, W - group)
+            matrices(Hs, group + 1, count, lamb, share, A, size, K, zero)
+            for lane in range(L):
+                t = start + group + (lane if lane < count else 0)
+                m = mix[batch, t, hm, 0] if mixed else one
+                for c in range(V):
+                    asked[c] = do[batch, t, hv, c]
                 for i in range(K):
+                    s = scale * row_dot(Gs[t - start + 1], i * V, asked, 0, V)
+                    owed[i * L + lane] = s
+                    qs[i * L + lane] = m * owed[i * L + lane]
+            solve(A, F, qs, zs, vectors[4], vectors[5], vectors[6], size, rule, K, zero, one)
+            for lane in range(L):
+                t = start + group + (lane if lane < count else 0)
+                for i in range(K):
+                    qs[i * L + lane] = q[batch, t, hq, i]
+            solve(A, F, qs, xs, vectors[4], vectors[5], vectors[6], size, rule, K, zero, one)
+            for lanes_after in range(count):
+                lane = count - 1 - lanes_after
+                j = group + lane
+                t = start + j
+                at, bt = a[batch, t, ha, 0], b[batch, t, hb, 0]
+                m = mix[batch, t, hm, 0] if mixed else one
+                through, dm = zero, zero
+                for i in range(K):
+                    qi, g = q[batch, t, hq, i], owed[i * L + lane]
+                    x[i], z[i] = xs[i * L + lane], zs[i * L + lane]
+                    y[i] = scale * (qi + m * (x[i] - qi))
+                    dq[batch, t, hv, i] = z[i] + (1 - m) * g
+                    dm = dm + g * (x[i] - qi)
+                    through = through + z[i] * x[i]
+                    if not share:
+                        dlamb[i] = dlamb[i] - z[i] * x[i]
+                    key[i] = k[batch, t, hk, i]
+                    along[i] = zero
+                if mixed:
+                    dmix[batch, t, hv, 0] = dm
+                more = zero
+                if share and size[0, lane] > zero:
+                    dlamb[0] = dlamb[0] - through * size[0, lane]
+                    more = lamb[0, 0] * through / size[0, lane]
+                dvt = dv[batch, t, hv]
+                for c in range(V):
+                    asked[c], value[c], dvt[c] = do[batch, t, hv, c], v[batch, t, hv, c], zero
+                tb, ta = zero, zero
+                for i in range(K):
+                    d, h, g = dH[i], Hs[j + 1, i], dG[i]
+                    zi, yi, ki = z[i], y[i], key[i]
                     for r in range(K):
-                        size = size + H[i, r] * H[i, r]
-                size = np.sqrt(size)
-            shift = lamb[0] * size if size > zero else zero + 1
-            for i in range(K):
-                for r in range(K):
-                    A[i, r] = H[i, r]
-                A[i, i] = A[i, i] + (shift if share else lamb[i])
-                s = zero
-                for c in range(V):
-                    s = s + G[i, c] * ot[c]
-                owed[i] = scale * s
-                x[i] = qt[i]
-                z[i] = m * owed[i]
-            factor(A, column)
-            solve(A, x)
-            solve(A, z)
-            through, dm = zero, zero
-            for i in range(K):
-                y[i] = qt[i] + m * (x[i] - qt[i])
-                dq[batch, t, hv, i] = z[i] + (1 - m) * owed[i]
-                dm = dm + owed[i] * (x[i] - qt[i])
-                through = through + z[i] * x[i]
-                if not share:
-                    dlamb[i] = dlamb[i] - z[i] * x[i]
-            if mixed:
-                dmix[batch, t, hv, 0] = dm
-            more = zero
-            if share and size > zero:
-                dlamb[0] = dlamb[0] - through * size
-                more = lamb[0] * through / size
-            tb, ta = zero, zero
-            for i in range(K):
-                for r in range(K):
-                    dH[i, r] = dH[i, r] - z[i] * x[r] - more * H[i, r]
-                for c in range(V):
-                    dG[i, c] = dG[i, c] + scale * y[i] * ot[c]
-            for c in range(V):
-                dv[batch, t, hv, c] = zero
-            for i in range(K):
-                s, w = zero, zero
-                for r in range(K):
-                    s = s + dH[i, r] * kt[r]
-                    w = w + dH[r, i] * kt[r]
-                    ta = ta + dH[i, r] * Hs[j, i, r]
-                u = zero
-                for c in range(V):
-                    u = u + dG[i, c] * vt[c]
-                    ta = ta + dG[i, c] * Gs[j, i, c]
-                    dv[batch, t, hv, c] = dv[batch, t, hv, c] + bt * (dG[i, c] * kt[i])
-                dk[batch, t, hv, i] = bt * (s + w + u)
-                tb = tb + kt[i] * (s + u)
-            db[batch, t, hv, 0] = tb
-            da[batch, t, hv, 0] = ta
-            for i in range(K):
-                for r in range(K):
-                    dH[i, r] = at * dH[i, r]
-                for c in range(V):
-                    dG[i, c] = at * dG[i, c]
+                        d[r] = d[r] - zi * x[r]
+                    if share:
+                        for r in range(K):
+                            d[r] = d[r] - more * h[r]
+                    for c in range(V):
+                        g[c] = g[c] + yi * asked[c]
+                    ta = ta + (row_dot(dH, i * K, Hs[j], i * K, K) + row_dot(dG, i * V, Gs[j], i * V, V))
+                    part[i] = row_dot(dH, i * K, key, 0, K) + row_dot(dG, i * V, value, 0, V)
+                    tb = tb + ki * part[i]
+                    for r in range(K):
+                        along[r] = along[r] + d[r] * ki
+                        d[r] = at * d[r]
+                    for c in range(V):
+                        dvt[c] = dvt[c] + bt * (g[c] * ki)
+                        g[c] = at * g[c]
+                for i in range(K):
+                    dk[batch, t, hv, i] = bt * (part[i] + along[i])
+                db[batch, t, hv, 0] = tb
+                da[batch, t, hv, 0] = ta

@@ -9,8 +9,9 @@ import pytest
 from spanning import case, of_families, problem
 
 import refengine
-from refengine import InputError
 from refengine.engine.definition import define
+from refengine.ops.gated_kalmanet import iterate
+from refengine.ops.mesa_net import descend
 from refengine.spec import Mesa
 
 NAMES = of_families((Mesa,))
@@ -89,7 +90,55 @@ def test_threads_do_not_touch_the_bits(precision):
         assert one.bound[key].tobytes() == two.bound[key].tobytes()
 
 
-def test_only_the_exact_solver():
-    x = case("mesa_net", B=1, T=3)
-    with pytest.raises(InputError, match="has a gradient for solver='exact' only, not for 'cg'"):
-        refengine.grad("mesa_net", do=asked(problem("mesa_net", x))[0], solver="cg", **x)
+def memories(x):
+    """H, G after every token of one head, token by token."""
+    H, G = (y[0, 0].copy() for y in x["initial_state"])
+    for t in range(x["k"].shape[1]):
+        a, b, k = np.exp(x["g"][0, t, 0]), x["beta"][0, t, 0], x["k"][0, t, 0]
+        H, G = a * H + b * np.outer(k, k), a * G + b * np.outer(k, x["v"][0, t, 0])
+        yield H, G
+
+
+@pytest.mark.parametrize("start", ["zero", "diagonal"])
+def test_conjugate_gradients_are_taken_as_exact(start):
+    """Two steps, far from the solution: the adjoint system by the same two steps, as the released kernels do."""
+    x = case("mesa_net", B=1, T=5, H=1, HV=1, K=4, V=3)
+    do = asked(problem("mesa_net", x))[0]
+    g = refengine.grad("mesa_net", do=do, solver="cg", iterations=2, x0=start, **x)
+    dlamb = np.zeros(4)
+    for t, (H, G) in enumerate(memories(x)):
+        A = H + np.diag(x["lamb"][0])
+        z, y = (descend(A, rhs, 2, 1e-5, start) for rhs in (G @ do[0, t, 0], x["q"][0, t, 0]))
+        assert np.allclose(g["q"][0, t, 0], z, rtol=1e-12)
+        dlamb -= z * y
+    assert np.allclose(g["lamb"][0], dlamb, rtol=1e-12)
+    assert "cg taken as exact" in g.info["certificate"]
+
+
+def test_chebyshev_is_taken_as_exact():
+    x = case("gated_kalmanet", B=1, T=5, H=1, HV=1, K=4, V=3)
+    x["alpha"] = np.linspace(0.2, 0.9, 5)[None, :, None]
+    do = asked(problem("gated_kalmanet", x))[0]
+    g = refengine.grad("gated_kalmanet", do=do, solver="chebyshev", iterations=3, ridge=0.1, eps=0.0, scale=1.0, **x)
+    squared = dict(x, beta=x["beta"] ** 2)
+    for t, (H, G) in enumerate(memories(squared)):
+        size = np.sqrt((H * H).sum())
+        m, owed = x["alpha"][0, t, 0], G @ do[0, t, 0]
+        z = iterate(H + 0.1 * size * np.eye(4), m * owed, size, 0.1 * size, 3, 2.0)
+        assert np.allclose(g["q"][0, t, 0], z + (1 - m) * owed, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("mesa_net", dict(solver="cg", iterations=30, eps=1e-200)),
+        ("gated_kalmanet", dict(solver="chebyshev", iterations=300, ridge=0.5)),
+    ],
+)
+def test_a_solver_that_converged_has_the_exact_gradient(name, options):
+    x = case(name, B=1, T=5, H=1, HV=2, K=3, V=2)
+    do, dht = asked(problem(name, x))
+    kept = {n: y for n, y in options.items() if n == "ridge"}
+    one, two = (refengine.grad(name, do=do, dht=dht, **x, **more) for more in (options, dict(kept, solver="exact")))
+    for key in one:
+        assert np.allclose(one[key], two[key], rtol=1e-9, atol=1e-11 * abs(two[key]).max()), key
