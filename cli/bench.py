@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 import refengine
 from refengine import ops
+from refengine.engine.checks import chosen
 from refengine.engine.plan import available_cores
 from refengine.errors import InputError
 from refengine.kernels import machine
@@ -90,9 +91,9 @@ def say(text: str) -> None:
 def inputs(op: Op, T: int, heads: int, width: int) -> dict[str, Any]:
     """Random inputs of an op, float32: unit keys, decays near 1, everything else in (0, 1)."""
     rng = np.random.default_rng(0)
-    size = {"B": 1, "T": T, "T*n": T, "H": heads, "HV": heads, "K": width, "V": width}
+    size = {"B": 1, "T": T, "T*n": T, "H": heads, "HV": heads, "K": width, "V": width, "R": width}
     given: dict[str, Any] = {}
-    for tensor in op.inputs:
+    for tensor in (t for t in chosen(op, {})[0].inputs if not t.integer):
         try:
             shape = tuple(size[a] for a in tensor.axes[0].split())
         except KeyError:

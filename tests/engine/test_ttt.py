@@ -19,7 +19,7 @@ PARTS = ("model", "loss", "optimiser", "forgetting", "order", "read", "norm", "w
 
 
 def solve(name, *given, **changes):
-    known = dict(*given, **changes)
+    known = {n: x for part in (*given, changes) for n, x in part.items()}
     return refengine.solve(name, **{n: x for n, x in known.items() if x is not None})
 
 
@@ -234,6 +234,25 @@ def test_channels_that_decay_alike_are_a_scalar():
             within(s, solve("ttt", same, g=wide, forgetting="channel", order=order))
 
 
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("gated_delta_rule", dict(forgetting="scalar")),
+        ("longhorn", dict(optimiser="implicit")),
+        ("mesa_net", dict(optimiser="exact", forgetting="scalar")),
+    ],
+)
+def test_gradients_and_double_double_are_those_of_the_point(name, parts):
+    x = case(name, B=1, T=7)
+    y = {"theta" if n == "beta" else n: v for n, v in x.items()}
+    do = np.random.default_rng(1).standard_normal((1, 7, 4, 7))
+    g, h = refengine.grad(name, **x, scale=0.5, do=do), refengine.grad("ttt", **y, **parts, scale=0.5, do=do)
+    for n in g:
+        assert g[n].tobytes() == h["theta" if n == "beta" else n].tobytes(), n
+    s, t = (solve(*z, scale=0.5, precision="certified") for z in ((name, x), ("ttt", y, parts)))
+    assert s.o.tobytes() == t.o.tobytes()
+
+
 # ---- the losses ----
 
 
@@ -241,7 +260,7 @@ def one_step(**parts):
     rng = np.random.default_rng(8)
     x = {n: rng.standard_normal((1, 1, 1, 5)) for n in "qkv"}
     w = rng.standard_normal((1, 5, 5))
-    s = solve("ttt", x, w=w, theta=np.full((1, 1, 1), 0.5), **parts)
+    s = solve("ttt", x, initial_state=w, theta=np.full((1, 1, 1), 0.5), **parts)
     d = x["k"][0, 0, 0] @ w[0] - x["v"][0, 0, 0]
     return x["k"][0, 0, 0], d, (w[0] - s.final_state[0, 0]) / 0.5
 
@@ -328,7 +347,7 @@ BAD = {
     "a layer's own channels": (dict(forgetting="channel", model="swiglu"), "hidden channels are no key channels"),
     "a LayerNorm of another loss": (dict(norm="query", loss="dot"), "norm query", "squared"),
     "rescaled by tokens": (dict(weight_norm="post"), "weight_norm post", "read during", "once a mini-batch"),
-    "rescaled from nothing": (dict(weight_norm="post", read="after"), "first lengths", "no w"),
+    "rescaled from nothing": (dict(weight_norm="post", read="after"), "ttt needs w [HV, K, V]"),
     "a Huber of nothing": (dict(loss="huber", huber_delta=0.0), "huber_delta is 0", "positive"),
     "a norm of 1": (dict(loss="p_norm", power=1), "power is 1", "at least 2"),
     "a mini-batch of nothing": (dict(chunk_size=0), "chunk_size is 0", "at least 1"),
@@ -360,7 +379,7 @@ def test_a_mistake_is_named(mistake):
 def test_muon_of_no_gradient_at_all_leaves_the_weights():
     x = {n: np.ones((1, 4, 1, 2)) for n in "qk"}
     w = np.arange(4.0).reshape(1, 2, 2)
-    s = solve("ttt", x, v=np.zeros((1, 4, 1, 2)), w=w, theta=np.ones((1, 4, 1)), loss="dot", optimiser="muon",
-              read="after", chunk_size=2)  # fmt: skip
+    parts = dict(loss="dot", optimiser="muon", read="after", chunk_size=2, initial_state={"w": w})
+    s = solve("ttt", x, parts, v=np.zeros((1, 4, 1, 2)), theta=np.ones((1, 4, 1)))
     assert np.array_equal(s.finals["final_state.w"][0], w)
     assert np.isfinite(s.o).all()

@@ -47,6 +47,14 @@ LN = (
     Tensor("ln_weight", ("HV K",), "weight of the LayerNorm (norm)", False),
     Tensor("ln_bias", ("HV K",), "bias of the LayerNorm (norm)", False),
 )
+FIRST = (
+    Tensor("w", ("HV K V",), "first weights of linear, where weight_norm keeps their lengths", False),
+    Tensor("w0", ("HV R K",), "first weights of swiglu's gate", False),
+    Tensor("w1", ("HV K R", "HV V R"), "first weights of mlp's first layer, of swiglu's last", False),
+    Tensor("w2", ("HV R V", "HV R K"), "first weights of mlp's second layer, of swiglu's beside the gate", False),
+    Tensor("b1", ("HV R",), "first bias of mlp_bias's first layer", False),
+    Tensor("b2", ("HV V",), "first bias of its second", False),
+)
 SCHEDULE = Tensor("schedule", ("S U",), "rows (start, end, update, apply) instead of chunk_size (read before, after)",
                   False, integer=True)  # fmt: skip
 
@@ -56,24 +64,27 @@ def needed(tensor):
 
 
 def weights(rule):
-    """The first weights as inputs: needed where zeros would learn nothing."""
-    several = rule.memory.kind != "linear"
-    doc = "first weights" if several else "first weights; zeros if absent"
+    """The first weights as inputs: where zeros would learn nothing, or lengths are kept. A single layer that starts
+    from anything else has an initial state."""
+    if rule.memory.kind == "linear" and rule.weight_norm == "none":
+        return ()
     axes = [f"HV {w.axes}" if rule.norm == "none" else f"HV {w.axes}".replace(" V", " K") for w in rule.memory.weights]
-    return tuple(Tensor(w.name, (a,), doc, several) for w, a in zip(rule.memory.weights, axes, strict=True))
+    return tuple(Tensor(w.name, (a,), "first weights") for w, a in zip(rule.memory.weights, axes, strict=True))
 
 
 def states(rule):
     """The memory, and its momentum."""
     if rule.optimiser == "exact":
         return MEMORY
-    kinds = [("", "the memory; the input {} if absent")]
-    kinds += [("m_", "momentum of {}; zeros if absent")] if rule.momentum else []
-    return tuple(
-        Tensor(prefix + w.name, (f"N HV {w.axes}",), doc.format(w.name), required=False)
-        for prefix, doc in kinds
+    doc = "the memory; the input {} if absent" if weights(rule) else "the memory; zeros if absent"
+    memory = tuple(
+        Tensor(w.name, (f"N HV {w.axes}", f"HV {w.axes}"), doc.format(w.name), False) for w in rule.memory.weights
+    )
+    momenta = tuple(
+        Tensor(f"m_{w.name}", (f"N HV {w.axes}",), f"momentum of {w.name}; zeros if absent", False)
         for w in rule.memory.weights
     )
+    return memory + momenta if rule.momentum else memory
 
 
 def inputs(rule):
@@ -196,7 +207,7 @@ OP = Op(
         batch="1 token, or chunk_size tokens",
     ),
     equations=equations(DEFAULT),
-    inputs=(q, k, v, THETA, OUT, UP, DECAY, ETA, TOK, LAMB, *LN, SCHEDULE),
+    inputs=(q, k, v, THETA, OUT, UP, DECAY, ETA, TOK, LAMB, *LN, *FIRST, SCHEDULE),
     step=partial(step, DEFAULT),
     lower=partial(lower, DEFAULT),
     states=states(DEFAULT),

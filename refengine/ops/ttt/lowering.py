@@ -3,7 +3,6 @@ bounds, and the fast weights for all else."""
 
 from __future__ import annotations
 
-from ...errors import InputError
 from ...spec import ERASE_KEY, Delta, FastWeights, Mesa
 from ..mesa_net import positive
 from ..parts import NEWTON_SCHULZ
@@ -48,8 +47,6 @@ def lower(rule, x, *, HV, **_):
         return Delta(**learnt, e=erase, b=b, a=decay, order=order)
     others = [x.get(n) for n in ("theta_out", "theta_up")]
     first = {w.slot: x.get(w.name) for w in rule.memory.weights}
-    if rule.weight_norm != "none" and rule.memory.kind == "linear" and first["W2"] is None:
-        raise InputError("weight_norm keeps the first lengths of the weights, but there is no w to have any.")
     slots = tuple(w.slot for w in rule.memory.weights)
     momenta = tuple(MOMENTA[slot] for slot in slots)
     return FastWeights(
