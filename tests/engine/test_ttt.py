@@ -10,6 +10,7 @@ from spanning import CHUNK, REGIMES, case, problem
 
 import refengine
 from refengine import ops
+from refengine.engine import fast_weights as running
 from refengine.engine.checks import chosen
 from refengine.engine.definition import define
 from refengine.engine.run import execute
@@ -326,6 +327,32 @@ def test_parts_combine_freely():
         assert np.isfinite(s.bound["o"]).all(), given
         seen |= set(given.values())
     assert seen >= {choice for n in PARTS for choice in OPTIONS[n].choices}
+
+
+def test_gradients_of_what_is_composed(monkeypatch):
+    """Along a random line through all inputs: what `grad` says against the difference of two answers."""
+    monkeypatch.setattr(running, "BALLS", 0)
+    meant = [(given, op) for given, op in every_combination() if not isinstance(op, str)]
+    kept = [pair for pair in meant if pair[0]["forgetting"] != "channel"]
+    for seed, (given, op) in enumerate(kept[3::173]):
+        x, rng = drawn(op, seed), np.random.default_rng(seed)
+        do = rng.standard_normal(solve("ttt", x, given).o.shape)
+        along = {n: rng.standard_normal(y.shape) for n, y in x.items()}
+        g = refengine.grad("ttt", **x, **given, do=do)
+
+        def loss(t, x=x, along=along, given=given, do=do):
+            return float((do * solve("ttt", {n: y + t * along[n] for n, y in x.items()}, given).o).sum())
+
+        parts = [float((g[n] * along[n]).sum()) for n in x]
+        apart = (loss(1e-7) - loss(-1e-7)) / 2e-7 - sum(parts)
+        assert abs(apart) <= 3e-5 * max(1e-2, sum(map(abs, parts))), given
+
+
+def test_a_decay_of_each_channel_has_no_gradient_where_the_fast_weights_solve_it():
+    x = {n: np.ones((1, 3, 1, 2)) for n in "qkvg"} | {"theta": np.ones((1, 3, 1))}
+    x["g"] = -x["g"]
+    with pytest.raises(refengine.InputError, match="each key channel"):
+        refengine.grad("ttt", **x, forgetting="channel", loss="huber", do=x["v"])
 
 
 def test_what_means_nothing_is_refused_with_the_reason():
