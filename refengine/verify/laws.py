@@ -15,16 +15,16 @@ answer may be at most R = 2.1 (two honest errors, sqrt(2) times 1.5). To the bit
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import ops
 from ..errors import AdapterError, InputError, RefengineError
 from ..io.interop import exact_widen, to_numpy
+from ..spec import Tensor
 from .candidates import Live
 from .statistics import FAIL, ratio
 from .yardstick import views
@@ -36,7 +36,7 @@ Array = NDArray[Any]
 Inputs = Mapping[str, Any]
 APART = 2.1
 DECODED = 8
-WHOLE = ("gate", "beta_logits", "pairing_state", "conv_q", "conv_k", "conv_v")  # what cannot be cut by tokens here
+CONVS = {"query": "conv_q", "key": "conv_k", "value": "conv_v"}
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,8 @@ class Trial:
     def __init__(self, live: Live, op: str, inputs: Inputs, judge: Judge, outputs: Sequence[str] | None) -> None:
         self.live, self.op, self.inputs, self.judge, self.asked = live, op, dict(inputs), judge, outputs
         self.sizes = judge.problem.sizes
+        rules = judge.problem.pairing.values()
+        self.width = max((len(r.weight) for r in rules if r.weight is not None), default=1)
         self.names = tuple(name for name in judge.forward if outputs is None or name in outputs)
 
     def run(self, inputs: Inputs, T: int, rows: int | None = None) -> dict[str, Array]:
@@ -84,13 +86,67 @@ class Trial:
         return found
 
     def each(self, change: Callable[[Array, tuple[str, ...]], Array]) -> dict[str, Any]:
-        """The inputs, every tensor of the op changed by `change(array, its axes)`."""
-        changed = dict(self.inputs)
-        for tensor in ops.get(self.op).inputs:
+        """The inputs, every tensor changed by `change(array, its axes)`: those of the op, raw gates and steps, and what
+        convolutions and shifts hold, their channels as heads and the rest."""
+        op, changed = self.judge.problem.op, dict(self.inputs)
+
+        def apply(x: Any, name: str, axes: tuple[str, ...] | None = None) -> Array:
+            array = to_numpy(x, name)
+            return change(array, axes or op.tensor(name).layout(array.ndim) or ())
+
+        for tensor in op.inputs:
             if changed.get(tensor.name) is not None:
-                array = to_numpy(changed[tensor.name], tensor.name)
-                changed[tensor.name] = change(array, tensor.layout(array.ndim) or ())
+                changed[tensor.name] = apply(changed[tensor.name], tensor.name)
+        if changed.get("beta_logits") is not None:
+            axes = op.tensor("beta").layout(to_numpy(changed["beta_logits"], "beta_logits").ndim)
+            changed["beta_logits"] = apply(changed["beta_logits"], "beta_logits", axes)
+        if (gate := changed.get("gate")) is not None:
+            a = apply(gate.a, op.role("decay")[0].name)
+            rest = {n: x for n in ("A_log", "dt_bias") if (x := getattr(gate, n)) is not None}
+            rest = {n: self.by_heads(x, n, ("HV",), change, "HV") for n, x in rest.items()}
+            changed["gate"] = replace(gate, a=a, **rest)
+        for name, tensor in self.paired():
+            heads = tensor.axes[0].split()[2]
+            conv, state = CONVS[tensor.role], (changed.get("pairing_state") or {}).get(name)
+            if changed.get(conv) is not None and tensor is op.role(tensor.role)[0]:
+                kinds = {"weight": (heads,), "bias": (heads,), "state": ("B", heads)}
+                parts = {n: x for n in kinds if (x := getattr(changed[conv], n)) is not None}
+                new = {n: self.by_heads(x, f"{conv}.{n}", kinds[n], change, heads) for n, x in parts.items()}
+                changed[conv] = replace(changed[conv], **new)
+            if state is not None:
+                state = self.by_heads(state, name, ("B", heads), change, heads)
+                changed["pairing_state"] = {**changed["pairing_state"], name: state}
         return changed
+
+    def by_heads(
+        self, x: Any, name: str, axes: tuple[str, ...], change: Callable[[Array, tuple[str, ...]], Array], heads: str
+    ) -> Array:
+        """An array whose axis of channels, the last of `axes`, is those of every head in turn."""
+        array, at, count = to_numpy(x, name), len(axes) - 1, self.sizes[heads]
+        apart = array.reshape(*array.shape[:at], count, array.shape[at] // count, *array.shape[at + 1 :])
+        done = change(apart, (*axes, *["."] * (apart.ndim - len(axes))))
+        return np.ascontiguousarray(done.reshape(*done.shape[:at], -1, *done.shape[at + 2 :]))
+
+    def paired(self) -> list[tuple[str, Tensor]]:
+        """The tensors that are shifted or convolved."""
+        p = self.judge.problem
+        return [(name, p.op.tensor(name)) for name in p.pairing]
+
+    def before(self, t0: int, changed: dict[str, Any]) -> None:
+        """What convolutions and shifts see before token t0."""
+        p = self.judge.problem
+        for name, tensor in self.paired():
+            rule, x = p.pairing[name], p.tensors[name]
+            tokens = np.concatenate([rule.past, x.reshape(len(x), self.sizes["T"], -1)[:, :t0]], axis=1)
+            given = self.inputs.get(name, self.inputs.get("k"))  # tied values are keys
+            past = (
+                tokens[:, tokens.shape[1] - rule.past.shape[1] :].transpose(0, 2, 1).astype(to_numpy(given, name).dtype)
+            )
+            conv = CONVS[tensor.role]
+            if rule.weight is not None:
+                changed[conv] = replace(changed[conv], state=np.ascontiguousarray(past))
+            else:
+                changed["pairing_state"] = {**(changed.get("pairing_state") or {}), name: np.ascontiguousarray(past)}
 
     def tokens(self, t0: int, t1: int, state: Array | None) -> dict[str, Any]:
         """The problem's tokens t0 .. t1, from a state."""
@@ -103,6 +159,8 @@ class Trial:
             return x
 
         changed = self.each(cut)
+        if t0 > 0:
+            self.before(t0, changed)
         if state is not None:
             changed["initial_state"] = state
         return changed
@@ -177,14 +235,14 @@ def _cannot_be_cut(trial: Trial) -> str:
         return "the candidate takes no initial_state"
     if trial.inputs.get("cu_seqlens") is not None:
         return "the problem is packed"
-    whole = [name for name in WHOLE if trial.inputs.get(name)]
-    shifts = [n for n in ("key_shift", "query_shift", "value_shift", "tie_values") if trial.inputs.get(n)]
-    return f"the problem has {(whole + shifts)[0]}" if whole + shifts else ""
+    if not trial.live.takes("pairing_state") and any(r.weight is None for r in trial.judge.problem.pairing.values()):
+        return "the candidate takes no pairing_state"
+    return ""
 
 
 def split(trial: Trial, whole: Mapping[str, Array]) -> Iterator[Law]:
     why = _cannot_be_cut(trial)
-    cuts = cuts_of(trial.sizes["T"], trial.judge.policy.chunk)
+    cuts = cuts_of(trial.sizes["T"], trial.judge.policy.chunk, trial.width)
     if why or not cuts:
         yield Law("split", None, why or "there is nothing to cut")
     for t in cuts:
@@ -213,8 +271,10 @@ def _taken(letter: str, order: Sequence[int]) -> Callable[[Array, tuple[str, ...
 def heads(trial: Trial, whole: Mapping[str, Array]) -> Iterator[Law]:
     H, HV = trial.sizes["H"], trial.sizes["HV"]
     group = HV // H
-    if H == 1 or [n for n in WHOLE if trial.inputs.get(n)] or trial.op in BY_HEAD:
-        yield Law("heads", None, "one key head, or what belongs to heads is given apart")
+    if H == 1 or trial.op in BY_HEAD:
+        yield Law("heads", None, "one key head, or a decay that is the head's number")
+    if any("T*n" in tensor.axes[0].split() for _, tensor in trial.paired()):
+        yield Law("heads", None, "a convolution whose channels are those of several entries a token")
     order = [h for h in reversed(range(H))]
     wide = [h * group + j for h in order for j in range(group)]
 
@@ -237,8 +297,8 @@ BY_HEAD = ("retention", "lightning_attn")  # whose decay is the head's number
 
 def batch(trial: Trial, whole: Mapping[str, Array]) -> Iterator[Law]:
     B = trial.sizes["B"]
-    if B < 2 or [n for n in WHOLE if trial.inputs.get(n)]:
-        yield Law("batch", None, "one row, or what belongs to rows is given apart")
+    if B < 2:
+        yield Law("batch", None, "one row")
     order = list(reversed(range(B)))
     changed = trial.each(_taken("B", order))
     if changed.get("initial_state") is not None:
@@ -264,8 +324,8 @@ def _doubled(trial: Trial, poisoned: bool) -> dict[str, Any]:
 
 
 def poison(trial: Trial, whole: Mapping[str, Array]) -> Iterator[Law]:
-    if trial.inputs.get("cu_seqlens") is not None or [n for n in WHOLE if trial.inputs.get(n)]:
-        yield Law("poison", None, "the problem is packed, or what belongs to rows is given apart")
+    if trial.inputs.get("cu_seqlens") is not None:
+        yield Law("poison", None, "the problem is packed")
     B = trial.sizes["B"]
     got = trial.run(_doubled(trial, True), trial.sizes["T"], 2 * B)
     wrong = trial.disagreement({n: np.ascontiguousarray(x[:B]) for n, x in got.items()}, whole)
@@ -276,12 +336,14 @@ def pack(trial: Trial, whole: Mapping[str, Array]) -> Iterator[Law]:
     B, T = trial.sizes["B"], trial.sizes["T"]
     if not trial.live.takes("cu_seqlens"):
         yield Law("pack", None, "the candidate takes no cu_seqlens")
-    if trial.inputs.get("cu_seqlens") is not None or [n for n in WHOLE if trial.inputs.get(n)]:
-        yield Law("pack", None, "the problem is packed, or what belongs to rows is given apart")
+    if trial.inputs.get("cu_seqlens") is not None:
+        yield Law("pack", None, "the problem is packed")
 
     def change(x: Array, axes: tuple[str, ...]) -> Array:
         if axes[:1] != ("B",):
             return x
+        if axes[1] not in ("T", "T*n"):
+            return np.concatenate([x, x])
         return np.concatenate([x, x]).reshape(1, 2 * x.shape[0] * x.shape[1], *x.shape[2:])
 
     changed = trial.each(change)

@@ -1,6 +1,7 @@
 """Candidates that can be run, and the laws tried on them."""
 
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -130,6 +131,40 @@ def test_a_packed_call_that_returns_too_few_states_is_told_their_shape():
 
     law = next(law for law in verified(one_state).laws if law.name == "pack")
     assert law.holds is False and law.detail == "final_state has shape [1, 4, 6, 5]; it is [4, 4, 6, 5]."
+
+
+def front():
+    """A problem with all that may come before the op, and a shift of values, which has no convolution to hold it."""
+    given = trial(OP, "front", B=2, T=20, K=6, V=5)
+    given |= {n: np.asarray(x, np.float32) for n, x in given.items() if isinstance(x, np.ndarray)}
+    return {**given, "conv_v": None, "value_shift": 2}
+
+
+def solved(**inputs):
+    s = refengine.solve(OP, **inputs, allow_nonfinite=True)
+    return s.o.astype(np.float32), s.final_state.astype(np.float32)
+
+
+def test_laws_cut_permute_and_pack_what_comes_before_the_op():
+    found = refengine.verify(OP, front(), solved, grade="f32", laws=True)
+    assert found.verdict == "PASS", found.text
+    assert laws(found) == dict.fromkeys(("repeat", "split", "decode", "heads", "batch", "poison", "pack"), True)
+
+    def forgets_history(conv_k, **inputs):
+        short = inputs["q"].shape[1] < 20
+        return solved(**inputs, conv_k=replace(conv_k, state=None) if short else conv_k)
+
+    def loses_the_shifted(pairing_state=None, **inputs):
+        return solved(**inputs)
+
+    def first_taps_for_all(conv_q, **inputs):
+        swapped = not np.array_equal(inputs["q"], front()["q"])
+        return solved(**inputs, conv_q=front()["conv_q"] if swapped and inputs["q"].shape[:2] == (2, 20) else conv_q)
+
+    for wrong in (forgets_history, loses_the_shifted):
+        broken = laws(refengine.verify(OP, front(), wrong, grade="f32", laws=True))
+        assert broken["split"] is False and broken["decode"] is False and broken["repeat"] is True
+    assert laws(refengine.verify(OP, front(), first_taps_for_all, grade="f32", laws=True))["heads"] is False
 
 
 def test_the_first_cut_that_breaks_is_named():
