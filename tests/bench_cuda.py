@@ -2,7 +2,8 @@
 
 The card, its copy bandwidth and its rate of fused multiply-adds; the time of the recurrence and of its bound on the
 device, alone and within `refengine.solve`, against those ceilings and, where they are installed, against the kernels
-of flash-linear-attention on the same card; then the tests marked `gpu`, and compute-sanitizer where there is one. Times
+of flash-linear-attention on the same card; the gradients' sweeps, the exact learner's systems and the short convolution
+likewise; then the tests marked `gpu`, and compute-sanitizer where there is one. Times
 are medians. `--tiny` goes the same way with next to no work, as in the simulator.
 """
 
@@ -23,7 +24,7 @@ import numpy as np
 from bench_delta import problem
 
 import refengine
-from refengine.engine import delta_cuda
+from refengine.engine import delta_cuda, delta_grad_cuda, mesa_cuda
 from refengine.kernels.cuda import _device
 from refengine.kernels.cuda._jit import SIMULATED, cuda, fma, jit, kind_of
 
@@ -92,24 +93,56 @@ class Watch:
 
         return call
 
-    def total(self, threads):
-        """Seconds of all launches with so many threads a block: 128 are the recurrence, 32 the bound."""
+    def total(self, threads=None):
+        """Seconds of all launches, or of those with so many threads a block."""
         cuda.synchronize()
-        each = [(0.0 if SIMULATED else a.elapsed_time(b)) / 1000 for n, a, b in self.events if n == threads]
+        chosen = [(a, b) for n, a, b in self.events if threads in (None, n)]
+        each = [(0.0 if SIMULATED else a.elapsed_time(b)) / 1000 for a, b in chosen]
         return sum(each) or float("nan")
 
 
-def solved(given, rounds):
-    """(recurrence, bound, whole call) in seconds; the first call compiles."""
+def watched(home, work, rounds, *threads):
+    """Median seconds of the launches with so many threads a block (None: of all), and of the whole call; the first call
+    compiles. `home` is the module that launches."""
     times = []
     for _ in range(rounds + 1):
         watch = Watch()
         clock = time.perf_counter()
-        with patch.object(delta_cuda, "ready", watch.ready):
-            refengine.solve("gated_delta_rule", **given, device="cuda")
+        with patch.object(home, "ready", watch.ready):
+            work()
         whole = time.perf_counter() - clock
-        times.append((watch.total(delta_cuda.LANES * delta_cuda.COLUMNS), watch.total(delta_cuda.COLUMNS), whole))
+        times.append((*(watch.total(n) for n in threads), whole))
     return [statistics.median(x) for x in zip(*times[1:], strict=True)]
+
+
+def solved(given, rounds):
+    """(recurrence, bound, whole call) in seconds."""
+    recurrence, bound = delta_cuda.LANES * delta_cuda.COLUMNS, delta_cuda.COLUMNS
+
+    def work():
+        refengine.solve("gated_delta_rule", **given, device="cuda")
+
+    return watched(delta_cuda, work, rounds, recurrence, bound)
+
+
+def gradients(given, rounds):
+    """(sweeps, whole call) in seconds."""
+    do = np.random.default_rng(1).standard_normal(given["v"].shape).astype(given["v"].dtype)
+
+    def work():
+        refengine.grad("gated_delta_rule", **given, do=do, device="cuda")
+
+    return watched(delta_grad_cuda, work, rounds, None)
+
+
+def systems(given, rounds):
+    """(systems of MesaNet, whole call) in seconds."""
+    heads, K = given["q"].shape[2:]
+
+    def work():
+        refengine.solve("mesa_net", **given, lamb=np.full((heads, K), 0.25), device="cuda")
+
+    return watched(mesa_cuda, work, rounds, None)
 
 
 def theirs(given, rounds):
@@ -153,6 +186,15 @@ def main(tiny):
             share = flops / recurrence / rate
             print(f"  {np.dtype(dtype)}: recurrence {1e3 * recurrence:.2f} ms ({share:.0%} of the peak), ", end="")
             print(f"bound {1e3 * bound:.2f} ms, solve {1e3 * whole:.0f} ms")
+            short = {n: x[:, : TINY["T"] if tiny else 1024] for n, x in given.items()}
+            precise = {"precision": np.dtype(dtype).name}
+            sweeps, whole = gradients(given | precise, rounds)
+            print(f"    gradients: sweeps {1e3 * sweeps:.2f} ms ({sweeps / recurrence:.1f} recurrences), ", end="")
+            print(f"grad {1e3 * whole:.0f} ms")
+            factors, whole = systems(short | precise, rounds)
+            tokens = short["q"].shape[1] * shape["heads"]
+            print(f"    MesaNet: {1e6 * factors / tokens:.3f} us a token and head for its system, ", end="")
+            print(f"solve {1e3 * whole:.0f} ms")
         if not tiny and find_spec("fla") and find_spec("torch"):
             for name, took in theirs(given, rounds).items():
                 ratios = ", ".join(f"ours in {n} takes {t / took:.2f} times as long" for n, t in mine.items())

@@ -4,6 +4,7 @@ read and the bound, which needs the residual, stay here, with the CPU's own code
 from __future__ import annotations
 
 from dataclasses import asdict
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -41,6 +42,7 @@ class Job(mesa.Job):
 
     def __init__(self, p: Problem, x: Mesa, threads: int | None) -> None:
         super().__init__(p, x, threads)
+        self.turn = Lock()  # one task fills the device, and its memory is one
         self.window, self.notes = WINDOW, [f"what is read, and the bound, on {self.plan.threads} threads of the CPU"]
         cut = f"a factorisation a block of {kernel.threads(self.K)} threads"
         self.plan = DevicePlan(**asdict(self.plan), device=_device.name(), cut=cut, notes=self.notes)
@@ -49,13 +51,14 @@ class Job(mesa.Job):
         _, t0, t1 = where
         solved = np.empty((t1 - t0, self.K), self.dtype)
         if t1 > t0:
-            self.solve(where, given, memory[0], solved)
+            with self.turn:
+                self.solve(where, given, memory[0], solved)
         cpu.run(where, *given, memory, self.o, bound, self.scratch(), solved)
 
     def solve(self, where: tuple[int, ...], given: tuple[Any, ...], H: Array, solved: Array) -> None:
         """Every token's solution, by windows that fit the device's memory."""
         each = 2 * self.K**2 * self.dtype.itemsize
-        while self.window > 1 and self.window * each > SHARE * _device.free() / self.plan.threads:
+        while self.window > 1 and self.window * each > SHARE * _device.free():
             self.window = -(-self.window // 2)
         while True:
             window = self.window
