@@ -24,7 +24,7 @@ import numpy as np
 from bench_delta import problem
 
 import refengine
-from refengine.engine import delta_cuda, delta_grad_cuda, mesa_cuda
+from refengine.engine import conv_cuda, delta_cuda, delta_grad_cuda, mesa_cuda
 from refengine.kernels.cuda import _device
 from refengine.kernels.cuda._jit import SIMULATED, cuda, fma, jit, kind_of
 
@@ -135,6 +135,16 @@ def gradients(given, rounds):
     return watched(delta_grad_cuda, work, rounds, None)
 
 
+def convolved(given, rounds):
+    """(short convolution of the keys, whole call) in seconds."""
+    weight = np.random.default_rng(2).standard_normal((given["k"][0, 0].size, 4))
+
+    def work():
+        refengine.solve("gated_delta_rule", **given, conv_k=refengine.Conv(weight), device="cuda")
+
+    return watched(conv_cuda, work, rounds, None)
+
+
 def systems(given, rounds):
     """(systems of MesaNet, whole call) in seconds."""
     heads, K = given["q"].shape[2:]
@@ -191,6 +201,8 @@ def main(tiny):
             sweeps, whole = gradients(given | precise, rounds)
             print(f"    gradients: sweeps {1e3 * sweeps:.2f} ms ({sweeps / recurrence:.1f} recurrences), ", end="")
             print(f"grad {1e3 * whole:.0f} ms")
+            conv, _ = convolved(given | precise, rounds)
+            print(f"    short convolution of the keys: {1e3 * conv:.2f} ms")
             factors, whole = systems(short | precise, rounds)
             tokens = short["q"].shape[1] * shape["heads"]
             print(f"    MesaNet: {1e6 * factors / tokens:.3f} us a token and head for its system, ", end="")

@@ -56,6 +56,13 @@ def strange(name):
     return op, x
 
 
+def convolution(**how):
+    """A short convolution on the key, with states before it."""
+    rng = np.random.default_rng(8)
+    weight, state = rng.standard_normal((5, 4)), rng.standard_normal((1, 5, 3))
+    return refengine.Conv(weight, **{"bias": rng.standard_normal(5), "state": state, **how})
+
+
 def compare(op, arguments):
     """Which outputs of the two devices differ, and how the second ran."""
     with np.errstate(all="ignore"):
@@ -109,6 +116,10 @@ def run(name):
     if name.startswith(OF_GRADIENTS):
         op, given = inputs(name.removeprefix(OF_GRADIENTS))
         return compare_gradients(op, {n: x for n, x in given.items() if n != "states_at"})
+    if name in CONVOLVED:
+        given = case("gated_delta_rule", **dict(ONE, T=6, K=5, V=2))
+        given["k"] *= 40 ** np.linspace(-2, 2, 6)[:, None, None]  # the sigmoid from one end to the other
+        return compare("gated_delta_rule", given | {"conv_k": convolution(**CONVOLVED[name])})
     if name in STRANGE:
         return compare(*strange(name))
     if name == REFUSED:
@@ -150,11 +161,16 @@ GRADIENTS = (
     "no tokens",
     "no rows",
 )
+CONVOLVED = {
+    "convolved": {},
+    "convolved, with a residual": dict(residual=True, bias=None),
+    "convolved, no activation": dict(activation=None),
+}
 STRANGE = ("not finite", "below the range")
 REFUSED = "memory refused"
 OF_GRADIENTS = "gradients: "
 WINDOWS = "gradients: two windows, shared keys, little memory"
-NAMES = [*CASES, *STRANGE, REFUSED, *(OF_GRADIENTS + name for name in GRADIENTS), WINDOWS]
+NAMES = [*CASES, *CONVOLVED, *STRANGE, REFUSED, *(OF_GRADIENTS + name for name in GRADIENTS), WINDOWS]
 
 if __name__ == "__main__":
     for name in NAMES:

@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from importlib import import_module
 from typing import Any, Protocol
 
 from ..errors import InputError, RefengineError, UnavailableError
+from ..kernels.conv import short_conv
 from ..spec import Delta, Mesa
 from .problem import Problem
 
 # Where the `Job` on a GPU of what an op lowers to is, and the `adjoint`.
 CUDA: dict[type, str] = {Delta: ".delta_cuda", Mesa: ".mesa_cuda"}
 GRADIENTS: dict[type, str] = {Delta: ".delta_grad_cuda"}
+
+
+def convolver(p: Problem) -> Callable[..., None]:
+    """What convolves: on the GPU where one is there and may be taken, else on the CPU, with the same bits."""
+    found: Callable[..., None] = short_conv
+    if p.asked.device != "cpu":
+        with suppress(UnavailableError):  # what is asked for and cannot be had, the family refuses
+            if import_module("..kernels.cuda._device", __package__).refusal() is None:
+                found = import_module(".conv_cuda", __package__).short_conv
+    return found
 
 
 class Home(Protocol):

@@ -14,6 +14,7 @@ from ..frontend.pairing import pair
 from ..numbers.bounded import Bounded
 from ..numbers.doubled import Doubled
 from ..spec import Tensor
+from .device import convolver
 from .problem import Problem
 
 Array = NDArray[Any]
@@ -46,7 +47,7 @@ def prepare(p: Problem, number: Callable[[str, Array], Any] | None = None) -> tu
             if rule.weight is not None and rule.bias is not None:
                 conv = f"conv_{CONVS[tensor.role]}"
                 parts |= {f"{conv}.weight": by_head(rule.weight, x), f"{conv}.bias": by_head(rule.bias[None], x)}
-            x, left = pair(x, rule, p.segments, [number(*part) for part in parts.items()])
+            x, left = pair(x, rule, p.segments, [number(*part) for part in parts.items()], convolver(p))
             pasts[tensor.name] = left.transpose(0, 2, 1)
         if p.norm is not None and x is not None and tensor.role in ("query", "key"):
             x = p.norm(x)

@@ -7,7 +7,7 @@ learnable form of that shift.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,11 +68,14 @@ def convolve_doubled(early: NDArray[np.float64], rule: Paired, heads: int) -> Do
     return z + exact(early[W - 1 :]) if rule.residual else z
 
 
-def pair(x: Any, rule: Paired, segments: Sequence[Segment], parts: Sequence[Any]) -> tuple[Any, NDArray[np.float64]]:
+def pair(
+    x: Any, rule: Paired, segments: Sequence[Segment], parts: Sequence[Any], convolve: Callable[..., None]
+) -> tuple[Any, NDArray[np.float64]]:
     """Shifted and convolved x, and the tokens [N, P, C] that the next call needs before it.
 
     x [B, T, heads, D]; entries of one token (DeltaProduct: [B, T * n, heads, D]) are so many more heads of it. `parts`
-    are the numbers behind `rule`: past, and with a convolution its weight and bias.
+    are the numbers behind `rule`: past, and with a convolution its weight and bias. `convolve` is
+    `kernels.conv.short_conv`, or what does the same on another device.
     """
     shape, C = x.value.shape, rule.past.shape[2]
     B, D = shape[0], shape[3]
@@ -92,9 +95,7 @@ def pair(x: Any, rule: Paired, segments: Sequence[Segment], parts: Sequence[Any]
             y[b, t0:t1], low[b, t0:t1] = (part.reshape(-1, C) for part in z.parts)
             error[b, t0:t1] = z.error[0]
         else:
-            kernel.short_conv(
-                early, rule.weight, rule.bias, rule.silu, rule.residual, y[b, t0:t1], error[b, t0:t1], scratch
-            )
+            convolve(early, rule.weight, rule.bias, rule.silu, rule.residual, y[b, t0:t1], error[b, t0:t1], scratch)
 
     def pull(d: Bounded) -> tuple[Bounded, ...]:
         given = Bounded(d.value.reshape(*flat.shape[:2], C // D, D), d.error.reshape(*flat.shape[:2], C // D))

@@ -82,6 +82,9 @@ if SIMULATED:
     def fence():
         pass
 
+    def power_of_two(x):
+        return ((np.float64(x).view(np.int64) << 52) + (1023 << 52)).view(np.float64)
+
     _said: dict[tuple[int, int], Any] = {}  # by turn and thread; the simulator runs one block at a time
 
     def shfl_xor_sync(members, x, mask):
@@ -134,6 +137,17 @@ else:
         return numba.types.none(), code
 
     @intrinsic
+    def power_of_two(typing, shifted):
+        """2^n from n + 1.5 * 2^52, as on the CPU."""
+
+        def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            word = ir.IntType(64)
+            bits = builder.shl(builder.bitcast(args[0], word), word(52))
+            return builder.bitcast(builder.add(bits, word(1023 << 52)), ir.DoubleType())
+
+        return shifted(shifted), code
+
+    @intrinsic
     def fma(typing, x, y, z):
         """x y + z, rounded once."""
         return x(x, x, x), _call("fma", float="f32", double="f64")
@@ -174,6 +188,7 @@ __all__ = [
     "minimum",
     "natural",
     "part",
+    "power_of_two",
     "product",
     "ready",
     "shfl_xor_sync",

@@ -21,6 +21,7 @@ from cuda.bindings import nvjitlink
 from numba import cuda, float32, float64, int64, types
 from numba.cuda import dispatcher
 
+from refengine.kernels.cuda import conv
 from refengine.kernels.cuda import delta as kernel
 from refengine.kernels.cuda import delta_grad as backwards
 from refengine.kernels.cuda import mesa as exact
@@ -243,10 +244,17 @@ def learner(kind):
     ]
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_learners_systems(kind):
-    for made, signature in learner(KINDS[kind]):
-        assert all(registers(made, signature, architecture) <= MOST[kind] for architecture in ARCHITECTURES)
+def convolutions():
+    one, two = array(float64, 1), array(float64, 2)
+    signature = types.void(two, two, one, float64, float64, two, two)
+    return [(conv.short_conv(silu, not silu), signature) for silu in (True, False)]
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "convolution"])
+def test_the_learners_systems_and_the_convolution(kind):
+    for made, signature in convolutions() if kind == "convolution" else learner(KINDS[kind]):
+        most = MOST["float64" if kind == "convolution" else kind]
+        assert all(registers(made, signature, architecture) <= most for architecture in ARCHITECTURES)
         text = ptx(made, signature)
         assert names(text) == names(unfused(made, signature))
         assert fusible(text) == []
