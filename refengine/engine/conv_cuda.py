@@ -7,12 +7,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import UnavailableError
 from ..kernels.conv import U
 from ..kernels.cuda import _device
 from ..kernels.cuda import conv as kernel
 from ..kernels.cuda._jit import cuda, ready
-from .delta_cuda import SHARE
+from .delta_cuda import SHARE, halving
 
 Array = NDArray[Any]
 
@@ -24,21 +23,13 @@ def short_conv(
     T, C = y.shape
     each = 8 * (2 * C + error.shape[1])
     window = max(1, min(T, int(SHARE * _device.free()) // each - len(w)))
-    low = 0
-    while low < T:
-        high = min(low + window, T)
-        try:
+
+    def attempt(tokens: int) -> None:
+        for low in range(0, T, tokens):
+            high = min(low + tokens, T)
             through(x[low : high + len(w) - 1], w, bias, silu, residual, y[low:high], error[low:high])
-            low = high
-        except Exception as failed:
-            if not _device.out_of_memory(failed):
-                raise
-            if window == 1:
-                raise UnavailableError(
-                    f"The device has no memory for one token's convolution: {each * len(w)} bytes needed, "
-                    f"{_device.free()} free."
-                ) from failed
-            window = -(-window // 2)
+
+    halving(window, attempt, lambda: f"one token's convolution: {each * len(w)} bytes needed")
 
 
 def through(x: Array, w: Array, bias: Array, silu: bool, residual: bool, y: Array, error: Array) -> None:

@@ -79,6 +79,20 @@ def runs(N: int, heads: int, unit: int, need: Callable[[int, int], int]) -> Iter
             yield range(n, min(n + rows, N)), range(h, min(h + step, heads))
 
 
+def halving(window: int, attempt: Callable[[int], None], refusal: Callable[[], str]) -> int:
+    """Try with a window of so many tokens, and with half of it where the device has no memory; the window that went."""
+    while True:
+        try:
+            attempt(window)
+            return window
+        except Exception as error:
+            if not _device.out_of_memory(error):
+                raise
+            if window == 1:
+                raise UnavailableError(f"The device has no memory for {refusal()}, {_device.free()} free.") from error
+        window = -(-window // 2)
+
+
 def part(x: Array, rows: slice, low: int, high: int, heads: range, of: int) -> tuple[Array, int]:
     """An operand's rows and tokens (or micro-steps) low .. high for some of so many value heads, and the first of its
     own heads there. One head for all stays so."""
@@ -152,20 +166,19 @@ class Job:
         window = max(1, min(self.span, T))
         while window > 1 and self.bytes(len(sequences), len(heads), window) > SHARE * _device.free():
             window = -(-window // 2)
-        while True:
-            try:
-                Piece(self, sequences, heads, window).run(stop)
-                break
-            except Exception as error:
-                if not _device.out_of_memory(error):
-                    raise
-                if window == 1:
-                    need = self.bytes(len(sequences), len(heads), 1)
-                    raise UnavailableError(
-                        f"The device has no memory for one token of {len(heads)} heads of {len(sequences)} sequences: "
-                        f"{need} bytes needed, {_device.free()} free."
-                    ) from error
-            window = self.span = -(-window // 2)
+        asked, window = (
+            window,
+            halving(
+                window,
+                lambda tokens: Piece(self, sequences, heads, tokens).run(stop),
+                lambda: (
+                    f"one token of {len(heads)} heads of {len(sequences)} sequences: "
+                    f"{self.bytes(len(sequences), len(heads), 1)} bytes needed"
+                ),
+            ),
+        )
+        if window < asked:
+            self.span = window
         note = f"windows of {window} tokens, as the device's memory allows"
         if window < min(SPAN, T) and note not in self.notes:
             self.notes.append(note)

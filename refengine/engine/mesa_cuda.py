@@ -17,7 +17,7 @@ from ..kernels.cuda import mesa as kernel
 from ..kernels.cuda._jit import cuda, kind_of, ready
 from ..spec import Mesa
 from . import mesa
-from .delta_cuda import SHARE, DevicePlan
+from .delta_cuda import SHARE, DevicePlan, halving
 from .problem import Problem
 
 WINDOW = 1024  # tokens whose systems are in the device's memory at a time, at the most
@@ -60,19 +60,11 @@ class Job(mesa.Job):
         each = 2 * self.K**2 * self.dtype.itemsize
         while self.window > 1 and self.window * each > SHARE * _device.free():
             self.window = -(-self.window // 2)
-        while True:
-            window = self.window
-            try:
-                self.through(where, given, H, solved, window)
-                break
-            except Exception as error:
-                if not _device.out_of_memory(error):
-                    raise
-                if window == 1:
-                    raise UnavailableError(
-                        f"The device has no memory for one token's system: {each} bytes needed, {_device.free()} free."
-                    ) from error
-            self.window = min(self.window, -(-window // 2))
+        self.window = window = halving(
+            self.window,
+            lambda tokens: self.through(where, given, H, solved, tokens),
+            lambda: f"one token's system: {each} bytes needed",
+        )
         note = f"windows of {window} tokens, as the device's memory allows"
         if window < min(WINDOW, len(solved)) and note not in self.notes:
             self.notes.append(note)
