@@ -110,7 +110,8 @@ def proved(high: Array, low: Array, bound: Array) -> Array:
     up, down = np.nextafter(high, np.inf) - high, high - np.nextafter(high, -np.inf)
     with np.errstate(invalid="ignore", under="ignore"):
         reach = bound * (1 + 2.0**-50)
-        return np.asarray((low + reach < 0.5 * up * (1 - 2.0**-50)) & (reach - low < 0.5 * down * (1 - 2.0**-50)))
+        near = (low + reach < 0.5 * up * (1 - 2.0**-50)) & (reach - low < 0.5 * down * (1 - 2.0**-50))
+        return np.asarray(near | ((bound == 0.0) & (low == 0.0)))
 
 
 def correctly_rounded(outputs: Mapping[str, tuple[Array, Array, Array]]) -> dict[str, Any]:

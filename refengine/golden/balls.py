@@ -18,6 +18,7 @@ from ..engine.problem import Problem
 from ..errors import UnavailableError
 
 Array = NDArray[Any]
+THIN = 2.0**-104  # of the largest of an output
 PRECISIONS = (384, 1200)  # bits, in turn, until every enclosure rounds to one float64; the last sees what underflows
 
 
@@ -85,9 +86,21 @@ class Taped:
     def log1p(self) -> Taped:
         return type(self)(self.value.log1p(), (self, 1 / (1 + self.value)))
 
+    def tanh(self) -> Taped:
+        value = self.value.tanh()
+        return type(self)(value, (self, 1 - value * value))
+
+    def __pow__(self, n: int) -> Taped:
+        return type(self)(self.value**n, (self, n * self.value ** (n - 1)))
+
     def sqrt(self) -> Taped:
         value = self.value.sqrt()
         return type(self)(value, (self, 1 / (2 * value)))
+
+    def __eq__(self, other: object) -> bool:
+        return bool(self.value == (other.value if isinstance(other, Taped) else other))
+
+    __hash__ = object.__hash__  # a place on the tape is no other
 
     def __ge__(self, other: Any) -> bool:
         return bool(self.value >= (other.value if isinstance(other, Taped) else other))
@@ -102,8 +115,18 @@ class Taped:
         return not self >= other
 
 
-def gradients(p: Problem, do: Array, dht: Array) -> tuple[Array, Array, dict[str, Array]]:
-    """(o, final_state, the gradient of <do, o> + <dht, final_state> in every input that is given), as balls."""
+Balls = dict[str, Array]
+
+
+def outputs(p: Problem, system: Any = "balls") -> Balls:
+    """o and the final states by their names, as the definition has them."""
+    o, final = define(p, system)
+    names = p.op.final_names()
+    return {"o": o, **dict(zip(names, (final,) if len(names) == 1 else final, strict=True))}
+
+
+def gradients(p: Problem, cotangents: Mapping[str, Array]) -> tuple[Balls, Balls]:
+    """(o and the final states, the gradient of what `cotangents` weighs of them in every input given), as balls."""
     arb = library().arb
 
     class Recorded(Taped):
@@ -118,10 +141,10 @@ def gradients(p: Problem, do: Array, dht: Array) -> tuple[Array, Array, dict[str
             seen[id(x)] = (x, np.asarray(each(np.asarray(x, dtype=np.float64)), dtype=object))
         return seen[id(x)][1]
 
-    o, final = define(p, number)
-    for ball, owed in ((o, do), (final, dht)):
-        for node, start in zip(ball.ravel(), owed.ravel(), strict=True):
-            node.owed = arb(float(start))
+    read = outputs(p, number)
+    for name, owed in cotangents.items():
+        for node, start in zip(read[name].ravel(), owed.ravel(), strict=True):
+            node.owed = arb(float(start)) + (0 if node.owed is None else node.owed)
     for node in reversed(Recorded.tape):
         if node.owed is not None:
             for parent, partial in node.parents:
@@ -131,9 +154,9 @@ def gradients(p: Problem, do: Array, dht: Array) -> tuple[Array, Array, dict[str
     value_of = np.frompyfunc(lambda node: node.value, 1, 1)
     found = {name: owed_of(nodes) for name, x in leaves(p).items() if (nodes := recorded(seen, x)) is not None}
     for name in found:
-        if name.endswith(".weight"):  # kept tap by tap
+        if name.startswith("conv_") and name.endswith(".weight"):  # kept tap by tap
             found[name] = found[name].T
-    return value_of(o), value_of(final), found
+    return {name: np.asarray(value_of(nodes)) for name, nodes in read.items()}, found
 
 
 def recorded(seen: Mapping[int, tuple[Any, Array]], x: Array) -> Array | None:
@@ -158,8 +181,8 @@ def leaves(p: Problem) -> dict[str, Any]:
         out |= {"gate.a": p.gate.a, "gate.A_log": p.gate.A_log, "gate.dt_bias": p.gate.dt_bias}
     if p.beta_logits is not None:
         out["beta_logits"] = p.beta_logits
-    if p.initial_state is not None:
-        out["initial_state"] = p.initial_state
+    names = [name.replace("final", "initial", 1) for name in p.op.final_names()]
+    out |= dict(zip(names, p.initial, strict=True))
     return {name: x for name, x in out.items() if x is not None}
 
 
@@ -181,30 +204,37 @@ def bits(precision: int) -> Iterator[None]:
         context.prec = before
 
 
-def settled(compute: Callable[[], tuple[Array, ...]]) -> tuple[tuple[Array, Array, Array], ...]:
-    """(balls, nearest float64, whether it is the only one) of every output, at the least precision that settles all,
-    or at the last one."""
-    out: tuple[tuple[Array, Array, Array], ...] = ()
+Settled = dict[str, tuple[Array, Array, Array]]
+
+
+def settled(compute: Callable[[], Balls]) -> Settled:
+    """(balls, nearest float64, whether it is the only one) of every output, at the least precision that settles all by
+    balls thin enough to judge others by, or at the last one."""
+    out: Settled = {}
     for precision in PRECISIONS:
         with bits(precision):
-            out = tuple((balls, *rounded(balls)) for balls in compute())
-        if all(sure.all() for _, _, sure in out):
+            out = {name: (balls, *rounded(balls)) for name, balls in compute().items()}
+        if all(sure.all() and thin(balls, nearest) for balls, nearest, sure in out.values()):
             break
     return out
 
 
-def enclosed(p: Problem, cotangents: tuple[Array, Array] | None) -> dict[str, tuple[Array, Array, Array]]:
-    """`settled`, of o, final_state and (with cotangents) dNAME for every input."""
-    names: list[str] = ["o", "final_state"]
+def thin(balls: Array, nearest: Array) -> bool:
+    """Whether no ball is wider than a THIN part of the largest, or of 1."""
+    most = THIN * float(np.abs(nearest).max(initial=1.0))
+    return all(2 * float(ball.rad()) <= most for ball in balls.ravel())
 
-    def compute() -> tuple[Array, ...]:
-        if cotangents is None:
-            return define(p, "balls")
-        o, final, owed = gradients(p, *cotangents)
-        names[2:] = [f"d{name}" for name in owed]
-        return (o, final, *owed.values())
 
-    return dict(zip(names, settled(compute), strict=False))
+def enclosed(p: Problem, cotangents: Mapping[str, Array]) -> Settled:
+    """`settled`, of o, the final states and (with cotangents) dNAME for every input."""
+
+    def compute() -> Balls:
+        if not cotangents:
+            return outputs(p)
+        read, owed = gradients(p, cotangents)
+        return read | {f"d{name}": balls for name, balls in owed.items()}
+
+    return settled(compute)
 
 
 def apart(high: Array, low: Array, balls: Array) -> tuple[Array, Array]:
@@ -218,6 +248,22 @@ def apart(high: Array, low: Array, balls: Array) -> tuple[Array, Array]:
     return least.reshape(high.shape), most.reshape(high.shape)
 
 
-def small(sizes: Mapping[str, int], most: int = 4_000_000) -> bool:
+def beyond(high: Array, balls: Array) -> Array:
+    """The float64 nearest to what a ball's middle has beyond `high`."""
+    arb = library().arb
+    each = np.frompyfunc(lambda h, b: float((b.mid() - arb(float(h))).mid()), 2, 1)
+    with bits(PRECISIONS[-1]):
+        return np.asarray(each(high, balls), dtype=np.float64).reshape(high.shape)
+
+
+def small(p: Problem, most: int = 4_000_000) -> bool:
     """Whether the definition can be run in balls in less than about a minute."""
-    return sizes["B"] * sizes["T"] * sizes["HV"] * sizes["K"] * sizes["V"] <= most
+    B, T, HV, K, V = (p.sizes[a] for a in ("B", "T", "HV", "K", "V"))
+    each = K * V
+    if not p.op.states:  # every token before it
+        each = T * (K + V) // 2
+    elif "chunk_size" in p.options:  # every token of its mini-batch
+        each = max(K, V) * p.sizes.get("R", min(K, V)) * (4 + p.options["chunk_size"])
+    elif len(p.op.states) > 1:  # elimination
+        each += K * K * (K // 3 + 2)
+    return B * T * HV * each <= most

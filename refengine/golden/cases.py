@@ -39,13 +39,14 @@ TWO_CHUNKS_AND_5 = dict(SMALL, T=133)
 SQUARE = dict(SMALL, K=8, V=8)
 LENGTHS = (0, 1, 0, 3, 16, 17, 0)
 PACKED = dict(SMALL, T=sum(LENGTHS))
+SAMPLE = dict(B=1, T=16, H=1, HV=1, K=32, V=32)
 HEADS = dict(B=2, T=7, H=2, HV=6, K=5, V=3)
 
 CORE = (
     Regime("one_hot", "E", (CHUNK_AND_5,), gradients=True),
     Regime("permuted", "E", (PACKED,), lengths=LENGTHS, gradients=True),
-    Regime("rich", "1", (TWO_CHUNKS_AND_5,), gradients=True),
-    Regime("heads", "1", (HEADS,)),
+    Regime("rich", "1", (TWO_CHUNKS_AND_5,)),
+    Regime("heads", "1", (HEADS,), gradients=True),
     Regime("packed", "1", (PACKED,), lengths=LENGTHS),
     Regime("still", "1", (SQUARE,), needs=("decay",)),
     Regime("strong", "2", (SMALL,), needs=("decay",)),
@@ -54,7 +55,7 @@ CORE = (
     Regime("front", "2", (SMALL,), gradients=True, settings=dict(use_qk_l2norm=True, key_shift=1)),
     Regime("steps", "2", (SMALL,), needs=("beta",)),
     Regime("same_keys", "3", (SMALL,), needs=("beta",)),
-    Regime("real", "real", (dict(B=1, T=24, H=1, HV=1, K=32, V=32),), start=False, settings=dict(use_qk_l2norm=True)),
+    Regime("real", "real", (SAMPLE,), start=False, settings=dict(use_qk_l2norm=True)),
 )
 BIG = (dict(B=1, T=197, H=2, HV=4, K=64, V=64), dict(B=1, T=261, H=1, HV=1, K=128, V=128))
 FULL = (
@@ -73,14 +74,55 @@ FULL = (
     Regime("long", "3", (dict(B=1, T=4096, H=1, HV=2, K=16, V=16),)),
     Regime("real", "real", (dict(B=1, T=300, H=4, HV=4, K=32, V=32),), start=False, settings=dict(use_qk_l2norm=True)),
 )
-SUITES = {"core": CORE, "full": FULL}
+# What is no recurrence of the delta core: the same regimes in sizes that balls can do, and none for gates it has not.
+SHORT = (1, 0, 9, 16)
+FEW = dict(SMALL, T=sum(SHORT))
+OTHERS = (
+    Regime("one_hot", "E", (SMALL,), gradients=True),
+    Regime("permuted", "E", (FEW,), lengths=SHORT),
+    Regime("rich", "1", (SMALL,), gradients=True),
+    Regime("heads", "1", (HEADS,)),
+    Regime("packed", "1", (FEW,), lengths=SHORT),
+    Regime("strong", "2", (SMALL,), needs=("decay",)),
+    Regime("key_norms", "2", (SMALL,), settings=dict(use_qk_l2norm=True)),
+    Regime("front", "2", (SMALL,), settings=dict(use_qk_l2norm=True, key_shift=1)),
+    Regime("same_keys", "3", (SMALL,)),
+    Regime("real", "real", (SAMPLE,), start=False, settings=dict(use_qk_l2norm=True)),
+)
+MIDDLE = (dict(B=1, T=69, H=2, HV=4, K=16, V=16), dict(B=2, T=33, H=1, HV=1, K=32, V=24))
+OTHERS_FULL = (
+    *OTHERS,
+    Regime("rich", "1", MIDDLE, gradients=True),
+    Regime("odd", "1", tuple(dict(B=1, T=37, H=1, HV=2, K=n, V=m) for n, m in ((1, 3), (3, 1), (12, 20)))),
+    Regime("unequal", "2", MIDDLE, needs=("decay",)),
+    Regime("key_norms", "2", MIDDLE, settings=dict(use_qk_l2norm=True)),
+    Regime("front", "2", MIDDLE, settings=dict(use_qk_l2norm=True, key_shift=1)),
+    Regime("parallel_keys", "3", (SMALL, *MIDDLE)),
+)
+SUITES = {"core": (CORE, OTHERS), "full": (FULL, OTHERS_FULL)}
 # A decay that is no power of two soon needs more than eight bits: two tokens, from zero.
 FEW_BITS: Mapping[str, Mapping[str, Any]] = {
     "retention": dict(T=2, lengths=(), start=False),
     "lightning_attn": dict(H=1, HV=1),
     "longhorn": dict(T=24, lengths=()),
 }
-KNOWN = {"q", "k", "v", "p", "g", "beta", "d", "r", "w", "a", "b"}  # inputs that are drawn here
+INEXACT = ("ttt_linear", "ttt_mlp", "titans_mlp", "lact")  # LayerNorm, gelu, silu, Newton-Schulz: no tier E
+KNOWN = {  # inputs that are drawn here, and states
+    *("q", "k", "v", "p", "g", "beta", "d", "r", "w", "a", "b", "lamb", "alpha", "eta", "theta", "tok", "momentum"),
+    *("w0", "w1", "w2", "lr0", "lr1", "lr2", "schedule", "initial_state", "h_kk", "h_kv", "weight", "bias", "memory"),
+    *("b1", "b2", "m0", "m1", "m2"),
+}
+HIDDEN = 6  # channels between two layers, the axis R
+
+
+def kind(op: Op) -> str:
+    """What draws its inputs and closes its answer: "delta", "regression" (the exact learners), "attention" or
+    "training" (memories that learn by mini-batches)."""
+    if not op.states:
+        return "attention"
+    if "chunk_size" in op.options:
+        return "training"
+    return "regression" if any(t.name == "h_kk" for t in op.states) else "delta"
 
 
 @dataclass(frozen=True)
@@ -109,6 +151,7 @@ class Case:
     def id(self) -> str:
         s = self.size
         shape = f"b{s['B']}-t{s['T']}-h{s['H']}-hv{s['HV']}-k{s['K']}-v{s['V']}"
+        shape += f"-r{s['R']}" if "R" in s else ""
         packed = f"-varlen{len(self.lengths)}" if self.lengths else ""
         regime = (
             self.regime.name if self.convention == self.op.convention(None) else f"{self.regime.name}-{self.convention}"
@@ -122,7 +165,20 @@ class Case:
     @cached_property
     def names(self) -> tuple[str, ...]:
         """Every tensor that may be drawn, in the order of their streams."""
-        return (*(t.name for t in self.op.inputs), "initial_state", "do", "dht", "conv", "gate", "choice")
+        starts, ends = self.of_states("initial_state"), self.of_states("dht")
+        return (*(t.name for t in self.op.inputs), *starts, "do", *ends, "conv", "gate", "choice")
+
+    def of_states(self, what: str) -> dict[str, tuple[int, ...]]:
+        """What a file calls each state's `what`, and its shape: `what` of one state, `what`.NAME of several."""
+        names = [what] if len(self.op.states) == 1 else [f"{what}.{t.name}" for t in self.op.states]
+        sizes = {**self.size, "N": self.sequences}
+        shapes = [tuple(sizes[a] for a in t.axes[0].split()) for t in self.op.states]
+        return dict(zip(names, shapes, strict=True))
+
+    def kept_as(self, tensor: Tensor) -> str:
+        """bfloat16 for vectors of a layer's width, float32 for gates and steps."""
+        low_rank = self.op.name in ("rwkv7", "dplr", "iplr") and tensor.name in "ab"
+        return "bfloat16" if tensor.role in ("query", "key", "value") or low_rank else "float32"
 
     def stream(self, name: str) -> Stream:
         return Stream(key_of(self.id), self.names.index(name))
@@ -134,25 +190,31 @@ class Case:
     @property
     def options(self) -> dict[str, Any]:
         """The op's own options: more than one step a token, a layer that is not the first."""
-        chosen = {"num_householder": 2, "layer_idx": 1, "num_layers": 4}
+        chosen: dict[str, Any] = {"num_householder": 2, "layer_idx": 1, "num_layers": 4, "chunk_size": 4}
+        if self.regime.tier == "E":
+            chosen |= {"ridge": 1.0, "eps": 0.0}
         return {name: chosen.get(name, rule.default) for name, rule in self.op.options.items()}
 
 
 def covered(op: Op) -> bool:
     """Whether every input of the op is one that is drawn here."""
-    return {t.name for t in op.inputs} <= KNOWN and [t.name for t in op.states] == ["initial_state"] and not op.chunked
+    return {t.name for t in (*op.inputs, *op.states)} <= KNOWN
 
 
-def cases_of(op: Op, regimes: tuple[Regime, ...]) -> Iterator[Case]:
+def cases_of(op: Op, regimes: tuple[tuple[Regime, ...], ...]) -> Iterator[Case]:
     """Every regime that applies, in the op's default convention; the other conventions in one regime."""
     roles = {t.role for t in op.inputs} | {t.name for t in op.inputs}
+    axes = {a for t in (*op.inputs, *op.states) for a in t.axes[0].split()}
     first, *others = op.conventions
-    for regime in regimes:
-        if set(regime.needs) <= roles:
-            for size in regime.shapes:
+    for regime in regimes[kind(op) != "delta"]:
+        if set(regime.needs) <= roles and not (regime.tier == "E" and op.name in INEXACT):
+            for shape in regime.shapes:
+                size = {**shape, "R": HIDDEN} if "R" in axes else dict(shape)
+                if not any("V" in t.axes[0].split() for t in op.inputs):
+                    size["V"] = size["K"]
                 few = {a: n for a, n in FEW_BITS.get(op.name, {}).items() if a in size} if regime.tier == "E" else {}
                 yield Case(op, first, regime, {**size, **few})
-                if regime.name == "packed":
+                if regime.name == "key_norms":
                     yield from (Case(op, other, regime, size) for other in others)
 
 

@@ -21,7 +21,7 @@ from ..engine.definition import inputs, number_system
 from ..engine.prepare import rank4
 from ..engine.problem import Problem
 from ..numbers.bounded import Bounded
-from ..spec import ERASE_KEY, Delta
+from ..spec import ERASE_KEY
 from .balls import library
 
 Array = NDArray[Any]
@@ -67,12 +67,11 @@ class Ball(Bounded):
         return self._of(self.value.reshape(B, T, heads // channels, channels))
 
 
-def lowered(p: Problem) -> Delta:
+def lowered(p: Problem) -> Any:
     """The family's inputs in balls: the definition's front end, then the op's own lowering."""
     known = inputs(p, number_system("balls"))
     given = {t.name: None if known.get(t.name) is None else Ball.exact(rank4(t, known[t.name])) for t in p.op.inputs}
-    out: Delta = p.op.lower(given, convention=p.convention, **p.sizes, **p.options)
-    return out
+    return p.op.lower(given, convention=p.convention, **p.sizes, **p.options)
 
 
 def scale_of(p: Problem) -> Any:

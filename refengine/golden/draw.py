@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
@@ -26,6 +27,11 @@ def rounded(x: Array, dtype: str) -> Array:
     mantissa, exponent = np.frexp(x)
     bits = BITS[dtype]
     return np.asarray(np.ldexp(np.rint(np.ldexp(mantissa, bits)), exponent - bits), dtype=np.float64)
+
+
+def stored(x: Array, dtype: str) -> NDArray[Any]:
+    """In the type a golden keeps it in, to which it has been rounded before."""
+    return rounded(x, dtype).astype(ml_dtypes.bfloat16 if dtype == "bfloat16" else np.float32)
 
 
 class Stream:

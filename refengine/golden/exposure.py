@@ -6,7 +6,9 @@ less than SEEN is not exposed.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +17,7 @@ from numpy.typing import NDArray
 
 from ..engine.run import execute
 from ..engine.solution import Solution
+from ..errors import InputError
 from ..frontend.gates import Gate
 from ..frontend.norm import L2Norm
 from ..frontend.pairing import Conv
@@ -48,7 +51,9 @@ def perturbations(op: Op, a: Arguments) -> dict[str, Arguments]:
     out: dict[str, Arguments] = {}
     decays = {t.name for t in op.role("decay")}
     for name, x in a.items():
-        if isinstance(x, np.ndarray) and x.dtype.kind not in "iu":
+        if isinstance(x, Mapping):
+            out |= {f"{name}.{part}": {**a, name: {**x, part: nudged(y, False)}} for part, y in x.items()}
+        elif isinstance(x, np.ndarray) and x.dtype.kind not in "iu":
             out[name] = {**a, name: nudged(x, name in decays)}
         elif isinstance(x, Conv):
             out[f"{name}.weight"] = {**a, name: replace(x, weight=nudged(x.weight, False))}
@@ -81,19 +86,24 @@ def dropped(*names: str) -> Callable[[Op, Arguments], Arguments | None]:
     return lambda op, a: {n: x for n, x in a.items() if n not in names} if any(n in a for n in names) else None
 
 
+def each_state(x: Any, change: Callable[[Array], Array]) -> Any:
+    """An initial state changed, or each of several."""
+    return {name: change(part) for name, part in x.items()} if isinstance(x, Mapping) else change(x)
+
+
 def transposed(op: Op, a: Arguments) -> Arguments | None:
+    def turned(x: Array) -> Array:
+        return np.ascontiguousarray(x.swapaxes(2, 3)) if x.ndim == 4 and x.shape[2] == x.shape[3] else x
+
     x = a.get("initial_state")
-    return (
-        None
-        if x is None or x.shape[2] != x.shape[3]
-        else {**a, "initial_state": np.ascontiguousarray(x.swapaxes(2, 3))}
-    )
+    if x is None or all(turned(y) is y for y in (x.values() if isinstance(x, Mapping) else (x,))):
+        return None
+    return {**a, "initial_state": each_state(x, turned)}
 
 
 def tiled(op: Op, a: Arguments) -> Arguments | None:
     """Value head h reads key head h mod H."""
-    value = a[named(op, "value") or ""]
-    HV, out = value.shape[2], dict(a)
+    HV, out = problem(op.name, a).sizes["HV"], dict(a)
     shared = [t.name for t in op.inputs if "H" in t.axes[0].split() and t.name in a]
     if not shared or any(isinstance(a.get(f"conv_{letter}"), Conv) for letter in "qk") or a[shared[0]].shape[2] == HV:
         return None
@@ -107,7 +117,7 @@ def unsegmented(op: Op, a: Arguments) -> Arguments | None:
     if "cu_seqlens" not in a:
         return None
     out = {n: x for n, x in a.items() if n not in ("cu_seqlens", "initial_state")}
-    return {**out, "initial_state": a["initial_state"][:1]} if "initial_state" in a else out
+    return {**out, "initial_state": each_state(a["initial_state"], lambda x: x[:1])} if "initial_state" in a else out
 
 
 def rescaled(op: Op, a: Arguments) -> Arguments | None:
@@ -131,9 +141,10 @@ def other_eps(op: Op, a: Arguments) -> Arguments | None:
     return {**a, "use_qk_l2norm": L2Norm(1e-6, "outside")} if a.get("use_qk_l2norm") else None
 
 
+forgotten = dropped("initial_state")
 MISTAKES: Mapping[str, Callable[[Op, Arguments], Arguments | None]] = {
     "scale missing": rescaled,
-    "initial state ignored": dropped("initial_state"),
+    "initial state ignored": lambda op, a: None if any(t.required for t in op.states) else forgotten(op, a),
     "initial state transposed": transposed,
     "decay ignored": of_gate(lambda g: 0 * g),
     "decay applied twice": of_gate(lambda g: 2 * g),
@@ -143,6 +154,11 @@ MISTAKES: Mapping[str, Callable[[Op, Arguments], Arguments | None]] = {
     "beta ignored": changed("beta", lambda b: 0 * b + 1),
     "beta doubled": changed("beta", lambda b: 2 * b),
     "beta squared": changed("beta", lambda b: b * b),
+    "alpha ignored": changed("alpha", lambda x: 0 * x),
+    "eta ignored": changed("eta", lambda x: 0 * x),
+    "theta doubled": changed("theta", lambda x: 2 * x),
+    "ridge halved": changed("lamb", lambda x: 0.5 * x),
+    "mini-batches twice as long": lambda op, a: {**a, "chunk_size": 2 * a["chunk_size"]} if "chunk_size" in a else None,
     "key heads tiled": tiled,
     "queries and keys swapped": swapped,
     "segments ignored": unsegmented,
@@ -157,7 +173,7 @@ MISTAKES: Mapping[str, Callable[[Op, Arguments], Arguments | None]] = {
 def moved(truth: Solution, other: Solution) -> float:
     """How far the outputs moved; a final state that has another shape has moved altogether."""
     most = 0.0
-    for x, y in ((truth.o, other.o), (truth.final_state, other.final_state)):
+    for x, y in zip((truth.o, *truth.finals.values()), (other.o, *other.finals.values()), strict=True):
         size = float(np.abs(x).max(initial=0.0))
         if x.shape == y.shape:
             apart = float(np.abs(x - y).max(initial=0.0))
@@ -172,10 +188,15 @@ def exposure(op: Op, a: Arguments) -> tuple[dict[str, float], list[str], list[st
     def of(altered: Arguments) -> float:
         return moved(truth, execute(problem(op.name, altered), 1))
 
-    with np.errstate(all="ignore"):
+    with np.errstate(all="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a mistake may take a step or a gate out of its range
         sensitivity = {name: of(altered) for name, altered in perturbations(op, a).items()}
         tried = {name: make(op, a) for name, make in MISTAKES.items()}
         others = [c for c in op.conventions if c != op.convention(a.get("convention"))]
         tried |= {f"convention {c}": {**a, "convention": c} for c in others}
-        seen = {name: of(altered) >= SEEN for name, altered in tried.items() if altered is not None}
+        seen = {}
+        for name, altered in tried.items():
+            with suppress(InputError):  # what another convention does not take is no mistake that goes unseen
+                if altered is not None:
+                    seen[name] = of(altered) >= SEEN
     return sensitivity, sorted(n for n, yes in seen.items() if yes), sorted(n for n, yes in seen.items() if not yes)

@@ -1,25 +1,18 @@
-"""The inputs of a golden case, from its name alone.
-
-Tier E inputs are chosen so that every number met on the way, in any chunking and any order, has at most eight
-significant bits: one-hot keys, small integers, steps of 0, 1/2 and 1, gates that keep all or nothing (exp(-1024) is 0).
-A kernel is then right exactly if its answer is the golden's to the bit, in any format from bfloat16 up.
-"""
+"""The inputs of a golden case, from its name alone. Those of tier E are in exact.py."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
 from ..frontend.gates import Gate
 from ..frontend.pairing import Conv
-from ..spec import Op, Tensor
-from .cases import Case
-from .draw import Array, rounded, unit
-
-CLOSED = -1024.0  # a gate whose exp is 0 even in float64
+from ..spec import Tensor
+from .cases import Case, kind
+from .draw import Array, stored, unit
+from .exact import exact, signs, writes
 
 
 def arguments(case: Case) -> dict[str, Any]:
@@ -29,96 +22,40 @@ def arguments(case: Case) -> dict[str, Any]:
     if case.convention != case.op.convention(None):
         out["convention"] = case.convention
     draw = exact if case.regime.tier == "E" else real if case.regime.tier == "real" else ordinary
-    out |= draw(case)
+    drawn = draw(case)
+    starts = {name: drawn.pop(name) for name in case.of_states("initial_state") if name in drawn}
+    out |= drawn
     if case.lengths:
         out["cu_seqlens"] = np.concatenate([[0], np.cumsum(case.lengths)]).astype(np.int32)
-    if case.start:
-        shape = tuple({**case.size, "N": case.sequences}[a] for a in ["N", "HV", "K", "V"])
+    if case.op.states and (case.start or any(t.required for t in case.op.states)):
         unit_of = writes(case) if case.regime.tier == "E" else 1
-        out["initial_state"] = stored(signs(case, "initial_state", shape, unit_of), "float32")
+        for name, shape in case.of_states("initial_state").items():
+            if name not in starts:
+                starts[name] = stored(memory(case, name, shape, unit_of), "float32")
+        out["initial_state"] = by_state(starts)
     if case.regime.gradients:
-        B, T, HV, V, K = (case.size[a] for a in ("B", "T", "HV", "V", "K"))
-        out["do"] = stored(signs(case, "do", (B, T, HV, V)), "float32")
-        out["dht"] = stored(signs(case, "dht", (case.sequences, HV, K, V)), "float32")
+        shape = tuple(case.size[a] for a in ("B", "T", "HV", "V"))
+        out.setdefault("do", stored(signs(case, "do", shape), "float32"))
+        if case.op.states:
+            ends = case.of_states("dht").items()
+            out["dht"] = by_state({name: stored(signs(case, name, shape), "float32") for name, shape in ends})
     return out
 
 
-def signs(case: Case, name: str, shape: tuple[int, ...], size: int = 1) -> Array:
-    """-size, 0 or size in tier E, else nearly normal numbers."""
-    stream = case.stream(name)
-    if case.regime.tier == "E":
-        return stream.integers(shape, -1, 1) * float(size)
-    return stream.normal(shape)
+def by_state(parts: dict[str, NDArray[Any]]) -> Any:
+    """One state's array, or several by the states' names."""
+    return {name.split(".")[1]: x for name, x in parts.items()} if len(parts) > 1 else next(iter(parts.values()))
 
 
-def stored(x: Array, dtype: str) -> NDArray[Any]:
-    """In the type a golden keeps it in, to which it has been rounded before."""
-    return rounded(x, dtype).astype(ml_dtypes.bfloat16 if dtype == "bfloat16" else np.float32)
-
-
-def kept_as(op: Op, tensor: Tensor) -> str:
-    """bfloat16 for vectors of a layer's width, float32 for gates and steps."""
-    vector = tensor.role in ("query", "key", "value") or (op.name in ("rwkv7", "dplr", "iplr") and tensor.name in "ab")
-    return "bfloat16" if vector else "float32"
-
-
-# ---- tier E ----
-
-
-def writes(case: Case) -> int:
-    """What must divide a value so that halving it at every write of its row leaves an integer."""
-    if case.regime.name != "permuted" and case.op.name != "longhorn":
-        return 1
-    longest = max(case.lengths or (case.size["T"],)) * case.options.get("num_householder", 1)
-    return int(2 ** -(-longest // case.size["K"]))
-
-
-def hot(case: Case, shape: tuple[int, ...]) -> Array:
-    """One-hot keys: at random, or in permutation after permutation (every row equally often)."""
-    stream, K = case.stream("k"), shape[-1]
-    B, T, H = shape[:3]
-    if case.regime.name == "permuted" or case.op.name == "longhorn":
-        at = stream.permutations(B * H * -(-T // K), K).reshape(B, H, -1)[:, :, :T].swapaxes(1, 2)
-    else:
-        at = stream.integers((B, T, H), 0, K - 1)
-    return np.asarray(np.eye(K)[at])
-
-
-def exact(case: Case) -> dict[str, Any]:
-    """Inputs whose every intermediate has at most eight bits."""
-    op = case.op
-    permuted = case.regime.name == "permuted"
-    key = next(t for t in op.inputs if t.role == "key")
-    keys = hot(case, case.shape(key))
-    out: dict[str, Any] = {}
-    for tensor in op.inputs:
-        shape, stream = case.shape(tensor), case.stream(tensor.name)
-        if tensor.role == "query":
-            x = stream.integers(shape, -2, 2) * 1.0
-            if permuted:
-                four = stream.permutations(int(np.prod(shape[:-1])), shape[-1]).reshape(shape) < 4
-                x = np.where(four, stream.integers(shape, 0, 1) * 2.0 - 1, 0.0)
-        elif tensor.role == "key":
-            x = keys
-            if tensor.name == "p" and not permuted:  # now and then another key predicts
-                x = np.where(stream.integers((*shape[:-1], 1), 0, 3) > 0, keys, np.roll(keys, 1, axis=-1))
-        elif tensor.role == "value":
-            forgets = bool(op.role("decay")) or any(t.name == "beta" for t in op.inputs)
-            x = stream.integers(shape, -1, 1) * float(writes(case) * (3 if forgets and writes(case) == 1 else 1))
-        elif tensor.role == "decay":
-            x = np.where(stream.integers(shape, 0, 3) == 0, CLOSED, 0.0)
-            x[:, -2:] = 0.0  # so that something is left to see in the final state
-        elif tensor.name == "d":
-            x = stream.integers(shape, 0, 1) * 1.0
-        elif op.name in ("rwkv7", "dplr", "iplr"):  # a = -k, b = k rate
-            rate = stream.integers((*shape[:-1], 1), 0, 1) * 1.0
-            x = -keys if tensor.name == "a" else keys * (0.5 + 0.5 * rate if permuted else rate)
-        else:  # steps, and gates of what is erased and written
-            x = stream.integers(shape, 0, 1) * 1.0
-            if permuted and op.name != "longhorn":
-                x = 0.5 + 0.5 * x
-        out[tensor.name] = stored(x, kept_as(op, tensor))
-    return out
+def memory(case: Case, name: str, shape: tuple[int, ...], size: int) -> Array:
+    """What a memory starts from."""
+    if name.endswith(".h_kk"):  # a Gram matrix, exactly
+        x = case.stream(name).integers(shape, -2, 2)
+        return np.asarray(np.einsum("nhij,nhkj->nhik", x, x) * 0.125)
+    if kind(case.op) == "training" and case.regime.tier != "E":
+        momentum = name[-2:] in ("m0", "m1", "m2") or name.endswith("momentum")
+        return signs(case, name, shape) * (0.125 if momentum else 0.5)
+    return signs(case, name, shape, size)
 
 
 # ---- tiers 1, 2, 3 ----
@@ -174,10 +111,26 @@ def steps_of(case: Case, tensor: Tensor) -> Array:
     return np.where(pads(case, shape[1])[:, None], 0.0, x) if name == "padded" else x
 
 
+def learning(case: Case, tensor: Tensor) -> Array:
+    """What a memory that learns by mini-batches takes: weights, LayerNorm, gates and steps; and a ridge."""
+    stream, shape, name = case.stream(tensor.name), case.shape(tensor), tensor.name
+    if name in ("w0", "w1", "w2"):
+        return 0.5 * stream.normal(shape)
+    if name in ("w", "b"):
+        return (name == "w") + 0.125 * stream.normal(shape)
+    if name == "lamb":
+        return 0.25 + 0.75 * stream.uniform(shape)
+    long = name == "momentum" or (name == "eta" and case.op.name in ("titans", "titans_mlp"))
+    small = 0.03125 if case.op.name == "titans_mlp" else 0.25
+    return (0.875 if long else small) * stream.uniform(shape)
+
+
 def ordinary(case: Case) -> dict[str, Any]:
     """Inputs of the usual kind, made difficult in one respect."""
     op, out = case.op, {}
     for tensor in op.inputs:
+        if tensor.integer or (tensor.name == "tok" and case.regime.name != "heads"):
+            continue  # a schedule, and a factor that has a default
         shape, stream = case.shape(tensor), case.stream(tensor.name)
         if tensor.name == "p":  # the keys, each with a size of its own
             x = keys_of(case, op.role("key")[0]) * (0.5 + 0.5 * stream.uniform((*shape[:-1], 1)))
@@ -185,6 +138,8 @@ def ordinary(case: Case) -> dict[str, Any]:
             x = keys_of(case, tensor)
         elif tensor.role in ("query", "value"):
             x = stream.normal(shape)
+        elif kind(op) == "training" or tensor.name == "lamb":
+            x = learning(case, tensor)
         elif tensor.role == "decay":
             x = gates_of(case, tensor)
         elif tensor.name == "beta":
@@ -198,7 +153,7 @@ def ordinary(case: Case) -> dict[str, Any]:
             x = stream.uniform(shape)
         if case.regime.name == "padded" and tensor.role in ("key", "value"):
             x = np.where(pads(case, shape[1])[:, None, None], 64.0 * stream.normal(shape), x)
-        out[tensor.name] = stored(x, kept_as(op, tensor))
+        out[tensor.name] = stored(x, case.kept_as(tensor))
     return front(case, out) if case.regime.name == "front" else out
 
 

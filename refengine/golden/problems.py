@@ -37,6 +37,8 @@ def as_file(op: str, arguments: Mapping[str, Any]) -> tuple[dict[str, NDArray[An
             tensors |= {f"{name}.{part}": y for part, y in parts.items() if y is not None}
         elif isinstance(x, L2Norm):
             settings |= {"use_qk_l2norm": True, "l2norm_eps": x.eps, "l2norm_place": x.place}
+        elif isinstance(x, Mapping):
+            tensors |= {f"{name}.{part}": y for part, y in x.items()}
         elif isinstance(x, np.ndarray):
             tensors[name] = x
         elif x is not None:

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from ..engine.prepare import scale_of
 from ..spec import Op
-from .cases import Case
-from .certify import OUTPUTS, certify
+from .cases import Case, kind
+from .certify import certify
 from .draw import key_of
 from .exposure import SEEN, exposure
 from .families import FAMILIES
@@ -38,6 +38,11 @@ TRANSFORMS = {
     "normal": "(sum of the four 16-bit halves of two words - 131070) 1.75 2^-16",
     "rounding": "to nearest even in the stored dtype",
 }
+
+
+HEADS = ("value head h reads key head floor(h H / HV)", "query head h reads key and value head floor(h H / HV)")
+READS = ("read after the update with the same token", "by mini-batches, as the equations say")
+NORMS = ("largest entry of a row", "Euclidean norm of a column")
 
 
 def canonical(value: Any) -> bytes:
@@ -112,11 +117,13 @@ def flags_of(case: Case, a: Mapping[str, Any]) -> list[str]:
 
 def conventions_of(case: Case, a: Mapping[str, Any]) -> dict[str, Any]:
     """Every convention, spelled."""
-    p = problem(case.op.name, {n: x for n, x in a.items() if n not in ("do", "dht")})
+    p = problem(case.op.name, a)
     said, (scale, _) = p.conventions(), scale_of(p)
     axes = {t.name: t.layout(a[t.name].ndim) for t in case.op.inputs if t.name in a}
     letters = {n: " ".join(layout or ()) for n, layout in axes.items()}
-    out = {"o": "B T HV V", "final_state": "N HV K V", "initial_state": "N HV K V"}
+    out = {"o": "B T HV V"}
+    for t, final in zip(case.op.states, case.op.final_names(), strict=True):
+        out |= {final: t.axes[0], final.replace("final", "initial", 1): t.axes[0]}
     norm = f"x / sqrt(|x|^2 + {p.norm.eps}), after shift and convolution" if p.norm else "none"
     convs = [n for n in ("conv_q", "conv_k", "conv_v") if n in a]
     taps = "causal, depthwise, [channels, width], the current token's tap last, then bias, then SiLU; after the shift"
@@ -130,8 +137,8 @@ def conventions_of(case: Case, a: Mapping[str, Any]) -> dict[str, Any]:
         "scale": scale,
         "scale_hex": scale.hex(),
         "gates": gate if case.op.role("decay") else "none",
-        "heads": "value head h reads key head floor(h H / HV)",
-        "output": "read after the update with the same token",
+        "heads": HEADS[kind(case.op) == "attention"],
+        "output": READS[kind(case.op) == "training"],
         "cu_seqlens": "offsets of packed sequences in one row, from 0 to T" if case.lengths else "none",
         "key_shift": int(a.get("key_shift", 0)),
         "l2norm": norm,
@@ -141,25 +148,31 @@ def conventions_of(case: Case, a: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def asked(case: Case) -> tuple[dict[str, Any], dict[str, Any], tuple[dict[str, Array], dict[str, str]]]:
+    """A case's arguments, its do and dht, and the file of both: (tensors, metadata)."""
+    a = arguments(case)
+    cotangents: dict[str, Any] = {n: a.pop(n) for n in ("do", "dht") if n in a}
+    question, metadata = as_file(case.op.name, a)
+    more, _ = as_file(case.op.name, cotangents)
+    return a, cotangents, ({n: narrow(x) for n, x in (question | more).items()}, metadata)
+
+
 def written(case: Case, low: bool = False) -> dict[str, Any]:
     """(the case as files hold it): {"case": case.json, "inputs": (tensors, metadata), "truth": tensors}."""
-    a = arguments(case)
+    a, cotangents, (inputs, metadata) = asked(case)
+    owing, _ = as_file(case.op.name, cotangents)
     found = certify(case)
-    cotangents = {n: a[n] for n in ("do", "dht") if n in a}
-    question, metadata = as_file(case.op.name, {n: x for n, x in a.items() if n not in cotangents})
-    inputs = {n: narrow(x) for n, x in (question | cotangents).items()}
     truth = {n: narrow(x) for n, x in found.truth.items()}
-    deltas = {f"{n}.delta": upward(found.delta[n]) for n in OUTPUTS}
-    lows = {f"{n}.lo": found.low[n] for n in OUTPUTS} if low else {}
-    tensors = {n: entry(x, "cotangent" if n in cotangents else "input", INPUTS) for n, x in inputs.items()}
-    tensors |= {n: entry(x, "truth" if n in OUTPUTS else "gradient", TRUTH) for n, x in truth.items()}
+    deltas = {f"{n}.delta": upward(x) for n, x in found.delta.items()}
+    lows = {f"{n}.lo": x for n, x in found.low.items()} if low else {}
+    tensors = {n: entry(x, "cotangent" if n in owing else "input", INPUTS) for n, x in inputs.items()}
+    tensors |= {n: entry(x, "truth" if n in found.delta else "gradient", TRUTH) for n, x in truth.items()}
     tensors |= {n: entry(x, "truth_lo", TRUTH, of=n.removesuffix(".lo")) for n, x in lows.items()}
-    norms = {"o.delta": "largest entry of a row", "final_state.delta": "Euclidean norm of a column"}
     tensors |= {
-        n: entry(x, "certificate", TRUTH, of=n.removesuffix(".delta"), norm=norms[n], rounding="up")
+        n: entry(x, "certificate", TRUTH, of=n.removesuffix(".delta"), norm=NORMS[n != "o.delta"], rounding="up")
         for n, x in deltas.items()
     }
-    sensitivity, seen, unseen = exposure(case.op, {n: x for n, x in a.items() if n not in cotangents})
+    sensitivity, seen, unseen = exposure(case.op, a)
     key = key_of(case.id)
     record = {
         "schema": "refengine.case",
@@ -176,7 +189,7 @@ def written(case: Case, low: bool = False) -> dict[str, Any]:
         "level": LEVELS[case.regime.tier],
         "regime": case.regime.name,
         "families": sorted(name for name, f in FAMILIES.items() if case.regime.name in f.home),
-        "flags": flags_of(case, a),
+        "flags": flags_of(case, a | cotangents),
         "conventions": conventions_of(case, a),
         "tensors": tensors,
         "certificate": {"roads": found.roads, "correctly_rounded": found.counts, "unsettled": found.unsettled[:100]},

@@ -13,11 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..data import goldens
-from ..errors import AdapterError, InputError, RefengineError
+from ..errors import AdapterError, InputError, RefengineError, UnavailableError
 from ..golden import cases, files
-from ..golden.inputs import arguments
-from ..golden.problems import as_file
-from ..golden.record import INPUTS, TRUTH, digest, narrow
+from ..golden.record import INPUTS, TRUTH, asked, digest
 from ..io import tensorfile
 from ..kernels import compare
 from .candidates import Called, Live
@@ -30,6 +28,7 @@ from .yardstick import moments, views
 Array = NDArray[Any]
 NEAREST = 2.0**-52  # twice how far, relative to it, a number is from the float64 nearest to it
 EXIT_REFUSED, EXIT_STALE = 2, 4
+UNJUDGED = "unjudged"  # of an op whose honest errors nobody emulates yet
 
 
 class StaleError(RefengineError):
@@ -101,12 +100,11 @@ class Golden(Case):
     @cached_property
     def inputs(self) -> dict[str, Any]:  # type: ignore[override]
         said = files.read_json(self.folder / files.CASE)["tensors"]
-        made = arguments(self.case)
-        question, _ = as_file(self.op, {n: x for n, x in made.items() if n not in COTANGENTS})
-        for name, x in {**question, **{n: made[n] for n in COTANGENTS if n in made}}.items():
-            if name not in said or said[name]["sha256"] != digest(narrow(x)):
+        made, cotangents, (tensors, _) = asked(self.case)
+        for name, x in tensors.items():
+            if name not in said or said[name]["sha256"] != digest(x):
                 raise StaleError(f"{self.folder / INPUTS}: {name} is made otherwise in this version.")
-        kept = {n: x for n, x in made.items() if x is not None and (self.grad or n not in COTANGENTS)}
+        kept = {n: x for n, x in made.items() if x is not None} | (cotangents if self.grad else {})
         return in_grade(kept, self.grade)
 
     @cached_property
@@ -157,7 +155,7 @@ def load(
 @dataclass(frozen=True)
 class Row:
     """What came of one case: a verdict, or why there is none: the candidate could not give an answer (refused), gave
-    none (missing), the case was left out (skipped), or the golden is stale."""
+    none (missing), the case was left out (skipped), its op cannot be judged (unjudged), or the golden is stale."""
 
     name: str
     verdict: Verdict | None = None
@@ -198,7 +196,8 @@ class Results:
     def lines(self) -> list[str]:
         """What is not PASS, a line a case; the first failure whole; and how many of each."""
         said = [f"{f.kind}: {f.text}" for f in self.wrong]
-        noted = (row for row in self.rows if row.said or row.word != "PASS")
+        said += list(dict.fromkeys(f"{UNJUDGED:12}  {row.said}" for row in self.rows if row.word == UNJUDGED))
+        noted = (row for row in self.rows if row.word != UNJUDGED and (row.said or row.word != "PASS"))
         said += [f"{row.word:12}  {row.name}{': ' if row.said else ''}{row.said}" for row in noted]
         failed = next((row.verdict for row in self.rows if row.word == FAIL and row.verdict), None)
         said += failed.text.splitlines() if failed else []
@@ -240,6 +239,8 @@ def judged(candidate: Live | Path, golden: Golden, laws: bool, skips: Mapping[st
         return Row(golden.name, None, "stale", str(error))
     except AdapterError as error:
         return Row(golden.name, None, "refused", str(error))
+    except UnavailableError as error:
+        return Row(golden.name, None, UNJUDGED, str(error))
 
 
 def run(

@@ -118,3 +118,10 @@ def test_a_golden_whose_answer_is_another_is_stale():
         patch.setattr(tensorfile, "read", other)
         row = suite.judged(lambda: None, golden, False, {})
     assert row.word == "stale" and "o is not the answer in this version" in row.said
+
+
+def test_an_op_that_nobody_can_judge_yet_is_said(kernel):
+    words = ("verify", "--suite", "core", "--ops", "titans", "--tier", "E", "--grade", "f32")
+    found = kernel.run(*words, "--call", "suite_kernel:good")
+    assert found.exit_code == 5
+    assert "2 cases: 2 unjudged" in found.stdout and found.stdout.count("not of the delta core") == 1

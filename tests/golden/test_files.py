@@ -208,6 +208,30 @@ def test_a_forged_number_is_found_by_making_it_again(copy):
     assert "numbers" in kinds(copy)
 
 
+def test_without_balls_inputs_and_outputs_are_made_again(copy, monkeypatch):
+    monkeypatch.setattr(files, "find_spec", lambda name: None)
+    assert "not gradients" in files.left_out()
+    assert kinds(copy) == []
+
+    def change(tensors):
+        tensors["o"][0, 3, 0, 0] += 2.0**-40
+
+    forged(copy, change)
+    assert kinds(copy) == ["numbers"]
+
+
+def test_without_balls_other_inputs_are_found(copy, monkeypatch):
+    monkeypatch.setattr(files, "find_spec", lambda name: None)
+    right = files.asked
+
+    def other(case):
+        a, cotangents, (tensors, metadata) = right(case)
+        return a, cotangents, ({**tensors, "q": -tensors["q"]}, metadata)
+
+    monkeypatch.setattr(files, "asked", other)
+    assert kinds(copy) == ["numbers"] * len(IDS)
+
+
 def test_roads_that_disagree_stop_the_build(tmp_path, monkeypatch):
     right = certify.closed
 

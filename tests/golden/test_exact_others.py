@@ -1,0 +1,162 @@
+"""Tier E of what is no recurrence of the delta core: programs that round every operation to bfloat16 give the same
+bits as float64, and so does float32; the usual mistakes give others."""
+
+from __future__ import annotations
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+import refengine
+from refengine import ops
+from refengine.engine.gradient import FAMILIES
+from refengine.engine.run import execute
+from refengine.golden.cases import kind, suite
+from refengine.golden.exact import sequences
+from refengine.golden.exposure import MISTAKES, moved
+from refengine.golden.inputs import arguments
+from refengine.golden.problems import problem
+
+CASES = [case for case in suite("core", tiers=("E",)) if kind(case.op) != "delta"]
+ATTENTION = ("segments ignored",)
+REGRESSION = ("initial state ignored", "decay of the token before", "decay ignored", "beta ignored", "scale missing")
+STRUCTURAL = {
+    "softmax_attention": ATTENTION,
+    "mesa_net": (*REGRESSION, "queries and keys swapped", *ATTENTION, "ridge halved"),
+    "gated_kalmanet": (*REGRESSION, "queries and keys swapped", *ATTENTION, "alpha ignored"),
+    "titans": ("initial state ignored", "scale missing", *ATTENTION, "alpha ignored", "eta ignored", "theta doubled"),
+}
+
+
+def bf16(x):
+    return np.asarray(x, dtype=np.float32).astype(ml_dtypes.bfloat16).astype(np.float64)
+
+
+def same(x, y):
+    return np.array_equal(x + 0.0, y + 0.0)  # a zero's sign is ignored
+
+
+def attention(q, k, v, scale):
+    """A tile at a time, with a running maximum."""
+    o = np.zeros((len(q), v.shape[1]))
+    for t in range(len(q)):
+        top, total, sums = -np.inf, 0.0, np.zeros(v.shape[1])
+        for j in range(0, t + 1, 4):
+            tile = slice(j, min(j + 4, t + 1))
+            s = bf16(scale * bf16(k[tile] @ q[t]))
+            before, top = top, max(top, s.max())
+            w, kept = bf16(np.exp(s - top)), bf16(np.exp(before - top))
+            total, sums = bf16(kept * total + w.sum()), bf16(kept * sums + w @ v[tile])
+        o[t] = bf16(sums * bf16(1 / total))
+    return (o,)
+
+
+def cholesky(A, y):
+    """A^-1 y, every operation rounded."""
+    n = len(y)
+    L, x = np.zeros((n, n)), np.array(y)
+    for j in range(n):
+        L[j, j] = bf16(np.sqrt(bf16(A[j, j] - bf16(L[j, :j] @ L[j, :j]))))
+        L[j + 1 :, j] = bf16(bf16(A[j + 1 :, j] - bf16(L[j + 1 :, :j] @ L[j, :j])) / L[j, j])
+    for i in range(n):
+        x[i] = bf16(bf16(x[i] - bf16(L[i, :i] @ x[:i])) / L[i, i])
+    for i in reversed(range(n)):
+        x[i] = bf16(bf16(x[i] - bf16(L[i + 1 :, i] @ x[i + 1 :])) / L[i, i])
+    return x
+
+
+def regression(q, k, v, g, beta, ridge, alpha, scale, H, G):
+    o = []
+    for t in range(len(q)):
+        a, b = bf16(np.exp(g[t])), beta[t]
+        H = bf16(a * H + bf16(b * k[t])[:, None] * k[t])
+        G = bf16(a * G + bf16(b * k[t])[:, None] * v[t])
+        size = bf16(np.sqrt(bf16((H * H).sum())))
+        x = cholesky(bf16(H + np.diag(ridge if alpha is None else np.full(len(H), size))), q[t])
+        y = x if alpha is None else bf16(q[t] + bf16(alpha[t] * bf16(x - q[t])))
+        o.append(bf16(scale * bf16(y @ G)))
+    return np.array(o).reshape(len(q), v.shape[1]), H, G
+
+
+def titans(q, k, v, alpha, eta, theta, scale, M, P, size, times):
+    o = []
+    for t in range(len(q)):
+        if t % size == 0:
+            first = M
+        error = bf16(times * bf16(bf16(k[t] @ first) - v[t]))
+        P = bf16(bf16(eta[t] * P) - bf16(theta[t] * k[t])[:, None] * error)
+        M = bf16(bf16((1 - alpha[t]) * M) + P)
+        o.append(bf16(scale * bf16(q[t] @ M)))
+    return np.array(o).reshape(len(q), v.shape[1]), M, P
+
+
+def rounded(case, a):
+    """o and the final states by the programs above."""
+    size, x = case.size, {n: np.asarray(y, dtype=float) for n, y in a.items() if isinstance(y, np.ndarray)}
+    o, finals = np.zeros((size["B"], size["T"], size["HV"], size["V"])), {}
+    starts = {n: np.asarray(y, dtype=float) for n, y in a.get("initial_state", {}).items()}
+    for n, row, t0, t1 in sequences(case):
+        for h in range(size["HV"]):
+            per = {m: y for m, y in x.items() if y.ndim > 2}
+            cut = {m: y[row, t0:t1, h // (size["HV"] // y.shape[2])] for m, y in per.items()}
+            S = [y[n, h] for y in starts.values()]
+            if kind(case.op) == "attention":
+                found = attention(cut["q"], cut["k"], cut["v"], a["scale"])
+            elif kind(case.op) == "regression":
+                ridge, alpha = x["lamb"][h] if "lamb" in x else None, cut.get("alpha")
+                found = regression(*(cut[m] for m in ("q", "k", "v", "g", "beta")), ridge, alpha, a["scale"], *S)
+            else:
+                parts = (cut[m] for m in ("q", "k", "v", "alpha", "eta", "theta"))
+                found = titans(*parts, a["scale"], *S, a["chunk_size"], 2 if a.get("convention") == "whole" else 1)
+            o[row, t0:t1, h] = found[0]
+            for name, y in zip(case.op.final_names() if starts else (), found[1:], strict=True):
+                finals.setdefault(name, np.zeros((case.sequences, size["HV"], *y.shape)))[n, h] = y
+    return {"o": o, **finals}
+
+
+def given(case):
+    a = arguments(case)
+    return a, {n: a.pop(n) for n in ("do", "dht") if n in a}
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
+def test_every_operation_rounded_to_bfloat16_gives_the_same_bits(case):
+    a, _ = given(case)
+    truth = execute(problem(case.op.name, a), 1)
+    narrow = execute(problem(case.op.name, {**a, "precision": "float32"}), 1)
+    for name, x in rounded(case, a).items():
+        exact, short = (s.o if name == "o" else s.finals[name] for s in (truth, narrow))
+        assert same(x, exact) and same(short.astype(float), exact), name
+    assert (truth.o != 0).mean() > 0.05
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if c.regime.gradients], ids=lambda case: case.id)
+def test_gradients_have_the_same_bits_in_float32(case):
+    if not any(t in FAMILIES for t in [type(lowered(case))]):
+        pytest.skip(f"{case.op.name} has no gradient yet")
+    a, cotangents = given(case)
+    plain = refengine.grad(case.op.name, **a, **cotangents)
+    narrow = refengine.grad(case.op.name, **a, **cotangents, precision="float32")
+    for name, x in plain.items():
+        assert same(x, narrow[name].astype(np.float64)), name
+        assert same(x, x.astype(np.float32).astype(np.float64)), name
+
+
+def lowered(case):
+    from refengine.engine.prepare import prepare
+
+    return prepare(problem(case.op.name, given(case)[0]))[0]
+
+
+@pytest.mark.parametrize("name", [n for n in ops.NAMES if n in {case.op.name for case in CASES}])
+def test_the_usual_mistakes_have_other_bits(name):
+    for mistake in STRUCTURAL[name]:
+        seen = []
+        for case in (case for case in CASES if case.op.name == name):
+            a, _ = given(case)
+            altered = MISTAKES[mistake](case.op, a)
+            if altered is not None:
+                truth = execute(problem(name, a), 1)
+                with np.errstate(all="ignore"):
+                    seen.append(moved(truth, execute(problem(name, altered), 1)) > 0)
+        assert any(seen), mistake
