@@ -107,11 +107,11 @@ class Case:
         lineup = Lineup(judge.core, judge.policy, usable, verdict.statistics)
         findings: list[Finding] = []
         for suspects in (
-            lambda: singles(op, judge.policy),
-            lambda: fitted(judge, lineup, where),
-            lambda: pairs(op, lineup),
+            lambda _: singles(op, judge.policy),
+            lambda _: fitted(judge, lineup, where),
+            lambda found: pairs(op, lineup, found),
         ):
-            findings = ranked([*findings, *lineup.findings(suspects())])
+            findings = ranked([*findings, *lineup.findings(suspects(findings))])
             if findings and findings[0].explains:
                 break
         return concluded(verdict, where, findings)

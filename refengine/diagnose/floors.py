@@ -10,12 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..kernels import compare
 from ..verify.emulate import Core, Run
 from ..verify.mistakes import Outputs
 from ..verify.policy import Policy
 from ..verify.statistics import BLOCK, FAIL, NAMES, Statistics, measure
-from ..verify.yardstick import Scale, View, members, moments, scale_of, views
+from ..verify.yardstick import Scale, View, is_state, members, scales, views
 from .suspects import Suspect
 
 Array = NDArray[Any]
@@ -57,24 +56,27 @@ def floor(
 ) -> tuple[dict[str, View], dict[str, Scale]] | None:
     """The exact outputs as rows, and what an honest implementation errs in each."""
     true = {view.name: view for view in views(finite_where(exact, exact))}
-    squares: dict[str, list[list[Array]]] = {name: [] for name in true}
-    gains: dict[str, list[Array]] = {name: [] for name in true}
-    for group in ensemble:
-        for found in squares.values():
-            found.append([])
-        for run in group:
-            got = compute(policy, run)
-            if got is None:
-                return None
-            for view in views(finite_where(got, exact)):
-                sums = moments(view.values, true[view.name])
-                squares[view.name][-1].append(sums[..., compare.SQUARES])
-                gains[view.name].append(sums.reshape(-1, compare.MOMENTS).sum(axis=0))
-    scale = {
-        name: scale_of(view, squares[name], gains[name], np.zeros(view.values.shape[:-1]), policy)
-        for name, view in true.items()
-    }
-    return true, scale
+    nothing = {name: np.zeros(bound_shape(name, x)) for name, x in exact.items()}
+
+    def outputs(run: Run) -> dict[str, Array]:
+        got = compute(policy, run)
+        if got is None:
+            raise _CannotBeMade
+        return finite_where(got, exact)
+
+    try:
+        return true, scales(true, nothing, policy, ensemble, outputs)
+    except _CannotBeMade:
+        return None
+
+
+class _CannotBeMade(Exception):  # noqa: N818  # no error of anybody's: the suspect is none here
+    """A mistake that the problem has nothing for."""
+
+
+def bound_shape(name: str, x: Array) -> tuple[int, ...]:
+    """Of the bound that a solution has for such an output."""
+    return (*x.shape[:2], x.shape[3]) if is_state(name) else x.shape
 
 
 def finite_where(got: Mapping[str, Array], exact: Mapping[str, Array]) -> dict[str, Array]:

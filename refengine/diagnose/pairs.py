@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import combinations
 
@@ -10,39 +10,49 @@ import numpy as np
 
 from ..engine.plan import available_cores
 from ..spec import Op
-from ..verify.mistakes import of
-from .suspects import RECURRENT, Suspect, finished, ways
-from .what import Lineup, distance
+from ..verify.mistakes import Outputs, of
+from ..verify.mutate import HIDDEN
+from .suspects import NONE, RECURRENT, Suspect, finished, ways
+from .what import NEAR, Finding, Lineup, distance
 
 NEAREST = 24  # pairs that are tried in earnest
+FIRSTS = 16  # mistakes that are paired with one of the outputs
 
 
-def pairs(op: Op, lineup: Lineup) -> list[Suspect]:
+def pairs(op: Op, lineup: Lineup, findings: Sequence[Finding]) -> list[Suspect]:
     """The pairs that come nearest on the worst head, or, where the second acts on the outputs, on everything."""
     local = list(local_pairs(op, lineup))
     with ThreadPoolExecutor(available_cores()) as pool:
         far = list(pool.map(lineup.rough, local))
-    rated = [*zip(far, local, strict=True), *altered_answers(op, lineup)]
+    rated = [*zip(far, local, strict=True), *altered_answers(op, lineup, findings)]
     rated = [pair for pair in rated if np.isfinite(pair[0])]
     return [suspect for _, suspect in sorted(rated, key=lambda pair: pair[0])[:NEAREST]]
 
 
 def local_pairs(op: Op, lineup: Lineup) -> Iterator[Suspect]:
-    """Two of the lowered problem, or one there and one of the chunk algebra."""
-    cores = [m for m in of(op) if m.acts == "core"]
-    chunks = [m for m in of(op) if m.acts == "chunk"]
+    """Two of the lowered problem, or one there and one of the chunk algebra, of those that change anything here."""
+    right = lineup.foretold(Suspect((NONE,)))
+    cores = [m for m in of(op) if m.acts == "core" and shows(lineup, Suspect((m,)), right)]
     yield from (Suspect(pair) for pair in combinations(cores, 2))
-    each = [way for way in ways(lineup.policy) if way.algorithm == "chunk"]
-    yield from (Suspect((a, b), way) for a in cores for b in chunks for way in each)
+    for way in ways(lineup.policy):
+        if way.algorithm == "chunk":
+            chunks = [m for m in of(op) if m.acts == "chunk" and shows(lineup, Suspect((m,), way), right)]
+            yield from (Suspect((a, b), way) for a in cores for b in chunks)
 
 
-def altered_answers(op: Op, lineup: Lineup) -> Iterator[tuple[float, Suspect]]:
-    """One of the problem or of the chunk algebra, and one of the outputs, each with how far it is from those given."""
-    firsts: list[Suspect] = [Suspect((m,)) for m in of(op) if m.acts == "core"]
-    each = [way for way in ways(lineup.policy) if way.algorithm == "chunk"]
-    firsts += [Suspect((m,), way) for m in of(op) if m.acts == "chunk" for way in each]
+def shows(lineup: Lineup, suspect: Suspect, right: Outputs | None) -> bool:
+    """Whether it changes the worst head at all."""
+    made = lineup.foretold(suspect)
+    return made is not None and right is not None and distance(made, right) > HIDDEN
+
+
+def altered_answers(op: Op, lineup: Lineup, findings: Sequence[Finding]) -> Iterator[tuple[float, Suspect]]:
+    """One that explains some output, and one that alters the others, each with how far it is from those given."""
     seconds = [m for m in of(op) if m.acts == "answer" and m.alter is not None]
-    for first in firsts:
+    near = [f.suspect for f in findings if min(f.fits[0].views.values(), default=np.inf) <= NEAR]
+    for first in near[:FIRSTS]:
+        if len(first.mutants) > 1 or first.mutants[0].acts not in ("core", "chunk"):
+            continue
         with np.errstate(all="ignore"):
             core, left = first.altered(lineup.core)
             run = first.way or RECURRENT

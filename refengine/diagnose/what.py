@@ -91,14 +91,18 @@ class Lineup:
             )
         return fit(suspect, compute, exact, self.small, self.policy, alone.segments, quick=True)
 
-    def rough(self, suspect: Suspect) -> float:
-        """How far what is foretold is from what was given, relative to its size: o and the state, the larger."""
+    def foretold(self, suspect: Suspect) -> Outputs | None:
+        """What it would give for the worst head if nothing were rounded."""
         with np.errstate(all="ignore"):
             changed, left = suspect.altered(self.core)
             if changed is None or changed.segments != self.core.segments:
-                return np.inf
-            exact = finished(left, part(changed, *self.at), suspect.unrounded(self.policy), suspect.way or RECURRENT)
-            return np.inf if exact is None else distance(exact, self.small)
+                return None
+            return finished(left, part(changed, *self.at), suspect.unrounded(self.policy), suspect.way or RECURRENT)
+
+    def rough(self, suspect: Suspect) -> float:
+        """How far that is from what was given, relative to its size."""
+        exact = self.foretold(suspect)
+        return np.inf if exact is None else distance(exact, self.small)
 
     def fit(self, suspect: Suspect, quick: bool = False) -> Fit:
         """On everything."""
@@ -138,7 +142,7 @@ def fit_whole(suspect: Suspect, core: Core, policy: Policy, got: Mapping[str, Ar
 
 
 def distance(exact: Mapping[str, Array], got: Mapping[str, Array]) -> float:
-    """The largest error of an output, relative to what is foretold."""
+    """The error of that output that is furthest off, relative to what is foretold."""
     far = [float(np.linalg.norm(x - exact[n])) / max(float(np.linalg.norm(exact[n])), TINY) for n, x in got.items()]
     return max(far, default=np.inf) if np.isfinite(far).all() else np.inf
 
