@@ -49,7 +49,7 @@ def command(
     """
     asked = candidate.asked(source, outputs, given)
     candidate.check_reports(source, {"--json": json_file, "--probe": probe})
-    case = Case(asked.op, asked.inputs, grade)
+    case = Case(asked.op, asked.inputs | asked.cotangents, grade)
     chosen = candidate.candidate(given)
     if folder and isinstance(chosen, dict):
         raise InputError("--shrink needs a candidate that can be run, by --call or --exec.")

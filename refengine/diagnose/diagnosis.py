@@ -13,7 +13,8 @@ from ..errors import InputError
 from ..verify.candidates import Called, Live
 from ..verify.policy import Policy
 from ..verify.statistics import FAIL
-from ..verify.verdict import Judge, Verdict, problem_of
+from ..verify.verdict import COTANGENTS, Judge, Verdict, problem_of
+from .backward import BackwardLineup
 from .fits import fitted
 from .pairs import pairs
 from .probes import settled
@@ -79,8 +80,9 @@ class Case:
     """One problem, and the candidates that answer it."""
 
     def __init__(self, op: str, inputs: Mapping[str, Any], grade: str | Policy, threads: int | None = None) -> None:
-        self.op, self.inputs = op, inputs
-        self.judge = Judge(problem_of(op, inputs), grade, threads=threads)
+        self.op, self.inputs = op, {name: x for name, x in inputs.items() if name not in COTANGENTS}
+        self.cotangents = {name: inputs[name] for name in COTANGENTS if inputs.get(name) is not None}
+        self.judge = Judge(problem_of(op, self.inputs), grade, threads=threads, cotangents=self.cotangents)
 
     def diagnosis(self, got: Mapping[str, Any], names: Sequence[str] | None) -> Diagnosis:
         """Of outputs, and of stages where there are any (`stage.NAME`)."""
@@ -104,6 +106,10 @@ class Case:
     def suspected(self, verdict: Verdict, where: Where, usable: Mapping[str, Array]) -> Diagnosis:
         """Of outputs that are wrong: declared mistakes, then fitted ones, then two at once, until one explains them."""
         judge, op = self.judge, self.judge.problem.op
+        if judge.back is not None and not set(where.outputs) & set(judge.forward):
+            back = BackwardLineup(judge.back, judge.policy, {n: x for n, x in usable.items() if n not in judge.forward})
+            return concluded(verdict, where, back.findings(back.suspects()))
+        usable = {name: x for name, x in usable.items() if name in judge.forward}
         lineup = Lineup(judge.core, judge.policy, usable, verdict.statistics)
         findings: list[Finding] = []
         for suspects in (
@@ -119,11 +125,11 @@ class Case:
     def live(self, candidate: Live, names: Sequence[str] | None) -> Diagnosis:
         """Of a candidate that can be run: on other inputs too, where these do not decide."""
         shapes = {name: self.judge.values(name).shape for name in names or self.judge.names}
-        got = candidate.outputs(self.op, self.inputs, shapes, self.judge.policy)
+        got = candidate.outputs(self.op, self.inputs | self.cotangents, shapes, self.judge.policy)
         found = self.diagnosis(got, names)
-        if found.outcome not in (TWINS, OPEN):
+        if found.outcome not in (TWINS, OPEN) or not set(found.where.outputs) & set(self.judge.forward):
             return found
-        findings, ran = settled(self.judge, self.inputs, candidate, found.ranking, names or self.judge.names)
+        findings, ran = settled(self.judge, self.inputs, candidate, found.ranking, self.judge.forward)
         again = concluded(found.verdict, found.where, findings, ran)
         return replace(again, stages=found.stages, recurrence=found.recurrence)
 
@@ -151,7 +157,8 @@ def diagnose(
     Parameters
     ----------
     op, inputs
-        What `refengine.solve(op, **inputs)` takes: the problem that the candidate was given.
+        What `refengine.solve(op, **inputs)` takes: the problem that the candidate was given; with do or dht, as for
+        `refengine.verify`, gradients are looked at too.
     candidate
         As for `refengine.verify`: its outputs, or a callable, or a `refengine.verify.candidates.Live`. Among the
         outputs may be stages: "stage.q", "stage.k", "stage.g", "stage.beta", ... as they enter the recurrence, and of

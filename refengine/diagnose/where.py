@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ..verify.statistics import FAIL, Statistics
 from ..verify.verdict import Judge
-from ..verify.yardstick import COLUMNS
+from ..verify.yardstick import COLUMNS, WINDOW
 
 Array = NDArray[Any]
 CHUNKS = (16, 32, 64, 128)
@@ -27,6 +27,7 @@ HINTS = {
     "state": "the last gate of a partial chunk, the layout of the state as it leaves, or a state not stored",
     "start": "the gate, beta, a norm, the initial state, or which head goes with which",
     "boundary": "what is carried from chunk to chunk: the state, W, the sums of gates, or the read between chunks",
+    "gradient": "a term of the backward pass left out or counted twice, or what is owed to the state between chunks",
     "middle": "one token: a state lost or not handed on, a cut between calls, or an index",
 }
 
@@ -53,7 +54,7 @@ class Where:
 
 def localise(judge: Judge, found: Sequence[Statistics], got: Mapping[str, Array]) -> Where:
     """Where outputs that can be compared are wrong."""
-    bad = {s.view.removesuffix(COLUMNS) for s in found if s.level == FAIL}
+    bad = {judge.true[s.view].base for s in found if s.level == FAIL}
     wrong = tuple(name for name in got if name in bad)
     right = tuple(name for name in got if name not in bad)
     by_view = {s.view: s for s in found}
@@ -61,7 +62,37 @@ def localise(judge: Judge, found: Sequence[Statistics], got: Mapping[str, Array]
         return Where(right=right)
     if "o" in wrong:
         return in_tokens(judge, by_view["o"], got["o"], wrong, right)
+    if wrong[0] not in judge.forward:
+        return in_gradients(judge, found, wrong, right)
     return in_state(judge, by_view, wrong, right)
+
+
+def in_gradients(judge: Judge, found: Sequence[Statistics], wrong: tuple[str, ...], right: tuple[str, ...]) -> Where:
+    """Gradients are wrong, and no output: the last wrong token of the first of them, where the way back begins."""
+    s = next(s for s in found if judge.true[s.view].base == wrong[0] and s.level == FAIL)
+    view = judge.true[s.view]
+    patterns = (
+        [f"only {' and '.join(wrong)} of the gradients"] if any(name not in judge.forward for name in right) else []
+    )
+    if view.kind == "flat":
+        return Where(wrong, right, None, patterns=tuple(patterns), hint=HINTS["gradient"])
+    mask = marked(s, view.along)
+    span = WINDOW if view.kind == "windows" else 1
+    state = view.kind == "state"
+    heads = few(mask.any(axis=(0, 2) if state else (0, 1)))
+    patterns += among(heads, "head")
+    first: dict[str, Any] = {"output": wrong[0]}
+    if not state:
+        late: Any = mask.any(axis=2)
+        b = int(np.argmax(late.any(axis=1)))
+        t = int(np.flatnonzero(late[b])[-1])
+        first |= {"batch": b, "tokens": [t * span, t * span + span - 1], "head": int(np.argmax(mask[b, t]))}
+        if late.sum(axis=1).max() == 1:
+            patterns.append("one token alone" if span == 1 else f"one window of {span} tokens alone")
+        elif late.all():
+            patterns.append("every token")
+    counts = int(mask.sum()), int(mask.size)
+    return Where(wrong, right, first, *counts, heads, patterns=tuple(patterns), hint=HINTS["gradient"])
 
 
 def in_state(judge: Judge, by_view: Mapping[str, Statistics], wrong: tuple[str, ...], right: tuple[str, ...]) -> Where:
