@@ -9,6 +9,7 @@ one), the forward it needs not counted.
 
 from __future__ import annotations
 
+import inspect
 import statistics
 import sys
 import time
@@ -41,13 +42,14 @@ def autograd(x, do, threads):
     """Seconds of torch's backward through transformers' chunk form, or None where that is not installed."""
     try:
         import torch
-        from transformers.models.qwen3_next.modeling_qwen3_next import torch_chunk_gated_delta_rule
+        from transformers.models.qwen3_next import modeling_qwen3_next as theirs
     except ImportError:
         return None
+    chunk = inspect.unwrap(theirs.torch_chunk_gated_delta_rule)  # not the GPU kernel it may stand for
     torch.set_num_threads(threads)
     tensors = {n: torch.from_numpy(y).requires_grad_() for n, y in x.items()}
     q, k, v, g, beta = (tensors[n] for n in ("q", "k", "v", "g", "beta"))
-    o, _ = torch_chunk_gated_delta_rule(q, k, v, g=g, beta=beta)
+    o, _ = chunk(q, k, v, g=g, beta=beta)
     return seconds(o.backward, torch.from_numpy(do))
 
 
