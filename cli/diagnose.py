@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from refengine.diagnose import confusion as judged
 from refengine.diagnose import words
 from refengine.diagnose.diagnosis import Case
 from refengine.diagnose.probes import settling
@@ -19,22 +20,26 @@ from refengine.verify.statistics import FAIL
 
 from . import candidate
 
+HELD_OUT = 92  # the seed of the inputs that mistakes are made on: nothing was chosen by looking at them
+
 
 @click.command("diagnose")
-@candidate.options
+@candidate.options_of(click.argument("source", metavar="[IN]", required=False))
 @click.option("--probe", metavar="FILE", help="Write an input that would tell apart what this one does not.")
 @click.option(
     "--shrink", "folder", metavar="DIR", help="Write the smallest problem that it still fails; --call, --exec."
 )
+@click.option("--confusion", is_flag=True, help="Instead: every mistake of the zoo, and what it is called (minutes).")
 @click.option("--schema", is_flag=True, is_eager=True, expose_value=False, callback=lambda c, _, on: _schema(c, on),
               help="Print the JSON's schema.")  # fmt: skip
 def command(
-    source: str,
+    source: str | None,
     grade: str,
     outputs: str | None,
     json_file: str | None,
     probe: str | None,
     folder: str | None,
+    confusion: bool,
     **given: Any,
 ) -> None:
     """Where a kernel goes wrong, and which known mistake reproduces what it gives.
@@ -45,8 +50,18 @@ def command(
     \b
     Example:
       refengine diagnose layer.safetensors mine.safetensors --grade bf16
-      refengine diagnose layer.safetensors --exec './impl {in} {out}' --grade f32:recurrent
+      refengine diagnose layer.safetensors --exec './impl {in} {out}' --grade f32:recurrent --shrink bug
+      refengine diagnose --confusion --grade f32
     """
+    if confusion:
+        op = given["op"] or "gated_delta_rule"
+        rows = judged.confusion(op, grade, HELD_OUT)
+        whole = json.dumps(judged.as_data(op, grade, rows), sort_keys=True)
+        click.echo(whole if json_file == "-" else "\n".join(judged.lines(op, grade, rows)))
+        candidate.write(json_file, whole + "\n")
+        return
+    if source is None:
+        raise InputError("IN is missing: a problem's file.")
     asked = candidate.asked(source, outputs, given)
     candidate.check_reports(source, {"--json": json_file, "--probe": probe})
     case = Case(asked.op, asked.inputs | asked.cotangents, grade)

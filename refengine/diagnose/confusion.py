@@ -114,3 +114,18 @@ def lines(op: str, grade: str, rows: Sequence[Row]) -> list[str]:
         what = ", ".join(r.called) if r.called else f"({r.outcome})"
         said.append(f"  {r.mutant.name:28} {what:44} {r.regimes[-1]}")
     return said
+
+
+def as_data(op: str, grade: str, rows: Sequence[Row]) -> dict[str, Any]:
+    """The confusion table for --json."""
+    each = [
+        {
+            "mutant": r.mutant.name,
+            "regimes": list(r.regimes),
+            "outcome": r.outcome,
+            "called": list(r.called),
+            "wrong": r.wrong,
+        }
+        for r in rows
+    ]
+    return {"op": op, "grade": grade, "rows": each}

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ..engine.definition import inputs as prepared
 from ..engine.problem import Problem
 from ..engine.run import execute
-from ..errors import InputError, RefengineError
+from ..errors import FileError, InputError, RefengineError
 from ..io import tensorfile
 from ..io.interop import to_numpy
 from ..verify.candidates import Live, as_file
@@ -97,7 +97,10 @@ class Shrunk:
     def write(self, folder: Path) -> str:
         """The problem, its certified answer and what the candidate gave, as files. Returns the command that judges them
         again; the problem's file says it too."""
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise FileError(f"{folder}: cannot be made a folder ({error.strerror}).") from error
         tensors, settings = as_file(self.op, self.inputs)
         tensorfile.write(folder / INPUTS, tensors, {**settings, "reproduce": self.command()})
         problem = problem_of(self.op, self.inputs)

@@ -6,7 +6,9 @@ import sys
 import numpy as np
 
 import refengine
+from refengine.diagnose import confusion
 from refengine.io import tensorfile
+from refengine.verify import mistakes
 
 
 def test_a_file_is_diagnosed_in_words_and_as_json(bench):
@@ -55,3 +57,17 @@ def test_a_program_is_shrunk_and_a_file_has_a_probe(bench, monkeypatch):
     assert "beta_half" in run.stdout and "they differ" in run.stderr, run.output
     run = bench.run("diagnose", probe, "--call", "squaring:run", "--grade", "f32")
     assert "It is beta_squared: beta squared" in run.stdout, run.output
+
+
+def test_the_confusion_table(bench, monkeypatch):
+    known = {m.name: m for m in mistakes.CATALOGUE}
+    monkeypatch.setattr(confusion, "REGIMES", ("mamba",))
+    monkeypatch.setattr(confusion, "of", lambda op: (known["scale_missing"], known["heads_tiled"]))
+    run = bench.run("diagnose", "--confusion", "--grade", "f32")
+    assert run.exit_code == 0, run.output
+    assert run.stdout.startswith(
+        "gated_delta_rule, f32: 2 of 2 mistakes named, 0 named wrongly; 0 never seen by verify"
+    )
+    rows = json.loads(bench.run("diagnose", "--confusion", "--grade", "f32", "--json", "-").stdout)["rows"]
+    assert [(r["mutant"], r["called"]) for r in rows] == [(n, [n]) for n in ("scale_missing", "heads_tiled")]
+    bench.refused("diagnose", says=["IN is missing"])
