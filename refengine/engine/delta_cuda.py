@@ -166,15 +166,13 @@ class Job:
         window = max(1, min(self.span, T))
         while window > 1 and self.bytes(len(sequences), len(heads), window) > SHARE * _device.free():
             window = -(-window // 2)
-        asked, window = (
-            window,
-            halving(
-                window,
-                lambda tokens: Piece(self, sequences, heads, tokens).run(stop),
-                lambda: (
-                    f"one token of {len(heads)} heads of {len(sequences)} sequences: "
-                    f"{self.bytes(len(sequences), len(heads), 1)} bytes needed"
-                ),
+        asked = window
+        window = halving(
+            asked,
+            lambda tokens: Piece(self, sequences, heads, tokens).run(stop),
+            lambda: (
+                f"one token of {len(heads)} heads of {len(sequences)} sequences: "
+                f"{self.bytes(len(sequences), len(heads), 1)} bytes needed"
             ),
         )
         if window < asked:

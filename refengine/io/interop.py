@@ -56,6 +56,10 @@ def _convert(x: Any) -> NDArray[Any]:
     if hasattr(x, "__array__"):
         with contextlib.suppress(TypeError):  # what lies on another device refuses this road, not the next
             return np.asarray(x)
+    if hasattr(x, "__cuda_array_interface__"):
+        with contextlib.suppress(TypeError, ValueError, RuntimeError, BufferError):  # DLPack before 1.0 copies nothing
+            return np.from_dlpack(x, device="cpu")
+        return _from_cuda(x)
     return np.from_dlpack(x, device="cpu")
 
 

@@ -47,6 +47,25 @@ class Placed:
         self.__cuda_array_interface__ = interface
 
 
+class Older(Placed):
+    """An array on a GPU that gives DLPack's capsule, but no copy of itself for another device."""
+
+    def __dlpack__(self, **how):
+        if how:
+            raise TypeError("__dlpack__() got an unexpected keyword argument 'dl_device'")
+        raise AssertionError("its capsule is of no use here")
+
+    def __dlpack_device__(self):
+        return 2, 0
+
+
+@pytest.mark.parametrize("kind", [Placed, Older])
+def test_where_an_array_lies_is_enough(kind, monkeypatch):
+    there = np.arange(6.0)
+    monkeypatch.setattr(_device, "to_host", lambda x: there if x.__cuda_array_interface__["version"] == 3 else None)
+    assert to_numpy(kind({"shape": (6,), "typestr": "<f8", "data": (8, True), "version": 3}), "q") is there
+
+
 @pytest.mark.gpu
 def test_an_array_on_the_device():
     from numba import cuda
