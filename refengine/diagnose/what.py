@@ -143,7 +143,8 @@ def fit_whole(suspect: Suspect, core: Core, policy: Policy, got: Mapping[str, Ar
 
 def distance(exact: Mapping[str, Array], got: Mapping[str, Array]) -> float:
     """The error of that output that is furthest off, relative to what is foretold."""
-    far = [float(np.linalg.norm(x - exact[n])) / max(float(np.linalg.norm(exact[n])), TINY) for n, x in got.items()]
+    with np.errstate(all="ignore"):
+        far = [float(np.linalg.norm(x - exact[n])) / max(float(np.linalg.norm(exact[n])), TINY) for n, x in got.items()]
     return max(far, default=np.inf) if np.isfinite(far).all() else np.inf
 
 
