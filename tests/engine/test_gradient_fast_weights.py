@@ -211,12 +211,18 @@ def test_the_composed_learner(what):
         x["eta"] = draw.uniform(0, 0.9, shape)
     if "forgetting" in options:
         x["g"] = -draw.uniform(0, 0.3, shape)
-    several_layers = {"mlp": ("w1", "w2"), "swiglu": ("w0", "w1", "w2")}.get(options.get("model"), ("w",))
-    x |= {n: draw.standard_normal((2, 3, 3)) for n in several_layers}
+    weights = {"mlp": ("w1", "w2"), "swiglu": ("w0", "w1", "w2")}.get(options.get("model"), ("w",))
+    drawn = {n: draw.standard_normal((2, 3, 3)) for n in weights}
+    if "model" in options:
+        x |= drawn
+    else:
+        momenta = [None] * (len(drawn) if "eta" in x else 0)
+        start = [y[None] for y in drawn.values()] + momenta
+        x["initial_state"] = tuple(start) if len(start) > 1 else start[0]
     p = problem("ttt", dict(x, **options))
     do, dht = asked(p)
     g = gradient("ttt", dict(x, **options), do, dht)
-    way = {n: draw.standard_normal(g[n].shape) for n in p.tensors}
+    way = {n: draw.standard_normal(g[n].shape) for n in g if "model" not in options or "initial" not in n}
     terms = [(g[n] * way[n]).sum() for n in way]
     tolerance = 1e-12 if what == "muon" else 1e-13
     assert abs(sum(terms) - slope(p, way, do, dht)) <= tolerance * sum(map(abs, terms))
