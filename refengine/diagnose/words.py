@@ -201,7 +201,7 @@ def most_like(found: Diagnosis) -> list[str]:
     if found.outcome == "twins":
         names = " or ".join(f"{f.name} ({f.suspect.doc})" for f in found.twins)
         return [f"It is {names}: this input cannot tell them apart. {sure}. {settle(found)}"]
-    return [f"It is {best.name}: {best.suspect.doc}{fitted(best)}. {sure}."]
+    return [f"It is {best.name}: {best.suspect.doc}. {sure}."]
 
 
 def of_stages(found: Diagnosis) -> list[str]:
@@ -237,11 +237,6 @@ def settle(found: Diagnosis) -> str:
         "To settle it, give a candidate that can be run, or `--probe FILE`: that writes an input on which they differ "
         "more; run the kernel on it and diagnose that."
     )
-
-
-def fitted(f: Finding) -> str:
-    said = ", ".join(f"{name} {value}" for name, value in f.suspect.parameters.items())
-    return f" ({said})" if said else ""
 
 
 def times(x: float) -> str:

@@ -73,7 +73,7 @@ def test_how_old_the_state_is(case):
 
 def test_a_gain_is_called_by_its_power(case):
     found = case.diagnosis(kernel(case, lambda core: replace(core, scale=core.scale * 8.0)), None)
-    assert "K^1 or V^1" in found.text.replace(" K ", " K^1 ").replace("(K or V", "(K^1 or V^1"), found.text
+    assert "times as large (K or V: K = V here" in found.text, found.text
 
 
 def channels_rolled(core, field):
