@@ -1,7 +1,9 @@
 """Small cases for the GPU. Run as a program with NUMBA_ENABLE_CUDASIM=1, as tests/engine/test_delta_cuda.py does, it
-solves each on the CPU and on the simulated device and prints a line of JSON for it."""
+solves each on the CPU and on the simulated device and prints a line of JSON for it; with `-` those that it is asked
+for, line by line."""
 
 import json
+import sys
 from unittest.mock import patch
 
 import numpy as np
@@ -173,5 +175,5 @@ WINDOWS = "gradients: two windows, shared keys, little memory"
 NAMES = [*CASES, *CONVOLVED, *STRANGE, REFUSED, *(OF_GRADIENTS + name for name in GRADIENTS), WINDOWS]
 
 if __name__ == "__main__":
-    for name in NAMES:
+    for name in map(str.strip, sys.stdin) if "-" in sys.argv else NAMES:
         print(json.dumps({"case": name, **run(name)}), flush=True)

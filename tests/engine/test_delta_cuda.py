@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -22,26 +23,35 @@ NUMBA_CUDA = pytest.mark.skipif(find_spec("numba_cuda") is None, reason="refengi
 
 @pytest.fixture(scope="module")
 def found():
-    """What the simulator found, by case."""
+    """What the simulator finds of a case: a process that is asked, so that several workers share the cases."""
     there = os.environ | {"NUMBA_ENABLE_CUDASIM": "1", "PYTHONPATH": str(TESTS)}
-    command = [sys.executable, str(TESTS / "simulated.py")]
-    ran = subprocess.run(command, env=there, capture_output=True, text=True, timeout=600, check=False)
-    assert ran.returncode == 0, ran.stderr[-2000:]
-    return {line["case"]: line for line in map(json.loads, ran.stdout.splitlines())}
+    command = [sys.executable, str(TESTS / "simulated.py"), "-"]
+    with subprocess.Popen(command, env=there, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+
+        @cache
+        def ask(name):
+            print(name, file=process.stdin, flush=True)
+            said = process.stdout.readline()
+            assert said, f"the simulator ended with {process.wait()}"
+            return json.loads(said)
+
+        yield ask
+        process.stdin.close()
+    assert process.returncode == 0
 
 
 @NUMBA_CUDA
 @pytest.mark.parametrize("name", simulated.NAMES)
 def test_the_same_bits_in_the_simulator(name, found):
-    assert found[name]["device"] == "cuda"
-    assert found[name]["differ"] == []
+    assert found(name)["device"] == "cuda"
+    assert found(name)["differ"] == []
 
 
 @NUMBA_CUDA
 def test_little_memory_is_said(found):
-    assert found["memory refused"]["plan"][-1] == "windows of 2 tokens, as the device's memory allows"
-    assert found["little memory"]["plan"][1].startswith("4 tasks ")
-    assert found["float32"]["plan"][1:] == ["1 tasks (blocks of 4 columns, 4 threads a column) on a simulated device"]
+    assert found("memory refused")["plan"][-1] == "windows of 2 tokens, as the device's memory allows"
+    assert found("little memory")["plan"][1].startswith("4 tasks ")
+    assert found("float32")["plan"][1:] == ["1 tasks (blocks of 4 columns, 4 threads a column) on a simulated device"]
 
 
 @pytest.mark.parametrize("precision", ["float64", "float32"])
