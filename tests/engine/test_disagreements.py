@@ -141,6 +141,17 @@ def test_conjugate_gradients_from_the_two_starts_of_prefill_and_decode():
     assert error[30, "diagonal"] == pytest.approx(error[30, "zero"], rel=0.1)
 
 
+def test_mesas_ridge_is_of_heads_and_channels_and_values_may_be_wider():
+    """D13: the code asks for lamb [H, K] and as many value channels as key channels, a docstring for [B, T, H]; here
+    lamb is as in the code, and every value channel is a regression of its own."""
+    x = dict(draw(), lamb=np.full((2, 8), 0.2))
+    wide = solve("mesa_net", x, v=np.concatenate([x["v"], 2 * x["v"][..., :3]], axis=-1)).o
+    assert np.array_equal(wide[..., :8], solve("mesa_net", x).o)
+    assert np.array_equal(wide[..., 8:], 2 * wide[..., :3])
+    with pytest.raises(refengine.InputError, match=r"lamb has 3 axes \[1, 24, 2\]"):
+        solve("mesa_net", x, lamb=np.full((1, 24, 2), 0.2))
+
+
 def test_lacts_weights_by_rows_or_by_columns():
     """D23: novel-view synthesis keeps W as [in, out] and rescales axis 1 of its own layout; the same function."""
     x = case("lact", B=1, T=4, H=1, HV=1, start=False)
