@@ -11,6 +11,7 @@ from refengine.verify import mutate
 
 HELD_OUT = (30, 31)  # no limit was chosen by looking at these
 SMALL = (32,)
+MESA = "mesa_net"
 
 
 @click.command("mutate")
@@ -27,7 +28,7 @@ def command(op: str, grades: tuple[str, ...], seeds: str | None, small: bool, ev
 
     Every mistake is made in an emulation of each grade, over five regimes of inputs; honest emulations are recurrent,
     or have chunks of 16 to 128, each under eight patterns of calls. The usual criteria judge the same outputs.
-    Gradients have their own mistakes and rows.
+    Gradients and mesa_net have their own mistakes and rows.
 
     \b
     Example:
@@ -45,6 +46,7 @@ def command(op: str, grades: tuple[str, ...], seeds: str | None, small: bool, ev
         for make in (mutate.matrix, mutate.gradient_matrix)
         for grade in grades or ("bf16", "f32")
     ]
+    found += [mutate.learner_matrix(MESA, grade, chosen, some) for grade in grades or ("bf16", "f32")]
     if as_json:
         click.echo(json.dumps(mutate.as_data(found, tier), allow_nan=False))
         return

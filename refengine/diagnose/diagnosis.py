@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import InputError
+from ..errors import InputError, UnavailableError
 from ..verify.candidates import Called, Live
+from ..verify.emulate import Core
 from ..verify.policy import Policy
 from ..verify.statistics import FAIL
 from ..verify.verdict import COTANGENTS, Judge, Verdict, problem_of
@@ -83,6 +84,8 @@ class Case:
         self.op, self.inputs = op, {name: x for name, x in inputs.items() if name not in COTANGENTS}
         self.cotangents = {name: inputs[name] for name in COTANGENTS if inputs.get(name) is not None}
         self.judge = Judge(problem_of(op, self.inputs), grade, threads=threads, cotangents=self.cotangents)
+        if not isinstance(self.judge.core, Core):
+            raise UnavailableError(f"{op} is not of the delta core; only that can be diagnosed so far.")
 
     def diagnosis(self, got: Mapping[str, Any], names: Sequence[str] | None) -> Diagnosis:
         """Of outputs, and of stages where there are any (`stage.NAME`)."""

@@ -191,6 +191,7 @@ class Called:
         if isinstance(result, Mapping):
             return dict(result)
         if isinstance(result, tuple | list):
+            result = [y for x in result for y in (x if isinstance(x, tuple) else (x,))]  # several states are one
             if len(result) > len(names):
                 raise AdapterError(f"{self.name} returned {len(result)} things; {', '.join(names)} were asked for.")
             return dict(zip(names, result, strict=False))

@@ -62,16 +62,18 @@ class Core:
     @classmethod
     def lowered(cls, p: Problem, x: Any) -> Core:
         if not isinstance(x, Delta):
-            raise UnavailableError(f"{p.op.name} is not of the delta core; only that can be emulated so far.")
-        k = _plain(x.k)
+            raise UnavailableError(
+                f"{p.op.name} is not of the delta core; only that and the exact learners can be emulated so far."
+            )
+        k = plain(x.k)
         folded = (p.sizes["HV"], p.sizes["V"]) if x.folded else None
         return cls(
-            q=_plain(x.q),
+            q=plain(x.q),
             k=k,
-            e=None if x.e is None else k if x.e is ERASE_KEY else _plain(x.e),
-            v=_plain(x.v),
-            b=None if x.b is None else _plain(x.b.heads(x.v.value.shape[2])),
-            g=None if x.a is None else log_decay(_plain(x.a)),
+            e=None if x.e is None else k if x.e is ERASE_KEY else plain(x.e),
+            v=plain(x.v),
+            b=None if x.b is None else plain(x.b.heads(x.v.value.shape[2])),
+            g=None if x.a is None else log_decay(plain(x.a)),
             scale=scale_of(p)[0],
             start=initial(p, x.folded),
             segments=tuple(p.segments),
@@ -80,6 +82,11 @@ class Core:
             folded=folded,
             problem=p,
         )
+
+    def outputs(self, policy: Policy, run: Run) -> dict[str, Array]:
+        """o and the final state in the policy's arithmetic."""
+        o, final = emulate(self, policy, run)
+        return {"o": o, "final_state": final}
 
     def permuted(self, order: NDArray[np.integer]) -> Core:
         """Key channels in another order: sums over them run in that order."""
@@ -129,7 +136,7 @@ def emulate(core: Core, policy: Policy, run: Run, threads: int | None = None) ->
     return o, final
 
 
-def in_parallel(job: Job, threads: int | None) -> None:
+def in_parallel(job: Any, threads: int | None) -> None:
     """Every sequence and head of a job, the longest first."""
     core = job.core
     tasks = [(n, h) for n in range(len(core.segments)) for h in range(core.v.shape[2])]
@@ -253,5 +260,5 @@ def log_decay(a: Array) -> Array:
     return np.where(np.abs(g - near) <= 1e-13 * (1.0 + np.abs(g)), near, g)
 
 
-def _plain(x: Any) -> Array:
+def plain(x: Any) -> Array:
     return np.ascontiguousarray(x.value, dtype=np.float64)

@@ -195,6 +195,15 @@ class Trial:
         return ""
 
 
+def of_states(x: Any, change: Callable[[Array], Array]) -> Any:
+    """Every initial state changed: one array, or several by their names or in order."""
+    if isinstance(x, Mapping):
+        return {name: of_states(y, change) for name, y in x.items()}
+    if isinstance(x, tuple):
+        return tuple(of_states(y, change) for y in x)
+    return np.ascontiguousarray(change(to_numpy(x, "initial_state")))
+
+
 def cuts_of(T: int, chunk: int, width: int = 1) -> list[int]:
     """Where calls are cut: around one token, a convolution's width, a chunk, and the end."""
     at = {1, width - 1, chunk - 1, chunk, chunk + 1, T - 1}
@@ -283,7 +292,7 @@ def heads(trial: Trial, whole: Mapping[str, Array]) -> Iterator[Law]:
 
     changed = trial.each(change)
     if changed.get("initial_state") is not None:
-        changed["initial_state"] = np.ascontiguousarray(to_numpy(changed["initial_state"], "initial_state")[:, wide])
+        changed["initial_state"] = of_states(changed["initial_state"], lambda h0: h0[:, wide])
     got = trial.run(changed, trial.sizes["T"])
     back = np.argsort(wide)
     axis = {"o": 2}
@@ -302,7 +311,7 @@ def batch(trial: Trial, whole: Mapping[str, Array]) -> Iterator[Law]:
     order = list(reversed(range(B)))
     changed = trial.each(_taken("B", order))
     if changed.get("initial_state") is not None:
-        changed["initial_state"] = np.ascontiguousarray(to_numpy(changed["initial_state"], "initial_state")[order])
+        changed["initial_state"] = of_states(changed["initial_state"], lambda h0: h0[order])
     got = {n: np.ascontiguousarray(x[order]) for n, x in trial.run(changed, trial.sizes["T"]).items()}
     wrong = trial.disagreement(got, whole)
     yield Law("batch", not wrong, wrong or f"{B} rows reversed")
@@ -318,8 +327,9 @@ def _doubled(trial: Trial, poisoned: bool) -> dict[str, Any]:
 
     changed = trial.each(change)
     if changed.get("initial_state") is not None:
-        h0 = to_numpy(changed["initial_state"], "initial_state")
-        changed["initial_state"] = np.concatenate([h0, np.full_like(h0, np.nan) if poisoned else h0])
+        changed["initial_state"] = of_states(
+            changed["initial_state"], lambda h0: np.concatenate([h0, np.full_like(h0, np.nan) if poisoned else h0])
+        )
     return changed
 
 
@@ -348,8 +358,7 @@ def pack(trial: Trial, whole: Mapping[str, Array]) -> Iterator[Law]:
 
     changed = trial.each(change)
     if changed.get("initial_state") is not None:
-        h0 = to_numpy(changed["initial_state"], "initial_state")
-        changed["initial_state"] = np.concatenate([h0, h0])
+        changed["initial_state"] = of_states(changed["initial_state"], lambda h0: np.concatenate([h0, h0]))
     changed["cu_seqlens"] = np.arange(0, 2 * B * T + 1, T, dtype=np.int32)
     shapes = {n: list(trial.judge.values(n).shape) for n in trial.names}
     wanted = {n: (1, 2 * B * T, *s[2:]) if n == "o" else (2 * B, *s[1:]) for n, s in shapes.items()}

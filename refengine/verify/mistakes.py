@@ -421,8 +421,7 @@ def mutated(mutant: Mutant, core: Core, policy: Policy = EXACT, run: Run | None 
         if changed is None:
             return None
         policy = changed
-    o, final = emulate(core, policy, run)
-    got: Outputs | None = {"o": o, "final_state": final}
+    got: Outputs | None = core.outputs(policy, run)
     if mutant.acts == "answer":
         assert mutant.alter is not None
         got = mutant.alter(got, core)

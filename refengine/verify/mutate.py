@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from .. import ops
 from ..engine.problem import Problem
 from ..spec import Mutant
-from . import criteria, gradient_mistakes
+from . import criteria, gradient_mistakes, mesa_mistakes
 from .emulate import Core, Run, emulate
 from .gradients import emulate as backward
 from .mistakes import EXACT as EXACT_POLICY
@@ -31,6 +31,7 @@ from .verdict import Judge, problem_of
 Array = NDArray[Any]
 WAY = Run("chunk", 64)  # how a mistaken kernel computes
 CHUNKS = (16, 32, 48, 64, 128)
+LEARNERS = 24  # honest runs of the exact learner, for an input and a way
 HIDDEN = 2.0**-24  # relative change of the exact answer below which an input does not show a mistake
 
 
@@ -169,6 +170,34 @@ def gradient_matrix(op: str, grade: str, seeds: Sequence[int], honest_per_input:
             got = gradient_mistakes.mutated(row.mutant, back, judge.policy, WAY)
             assert got is not None
             _mistaken(row, judge, got)
+    return found
+
+
+def learner_matrix(op: str, grade: str, seeds: Sequence[int], honest_per_input: int | None = None) -> Matrix:
+    """The kill matrix of the exact learner; honest runs solve either way, in many orders of sums."""
+    found = Matrix(op, grade, [Row(m) for m in mesa_mistakes.CATALOGUE])
+    for seed in seeds:
+        for regime in REGIMES:
+            given = trial(op, regime, seed, T=120, K=32, V=32)
+            judge = Judge(problem_of(op, given), policy(grade))
+            orders = range(LEARNERS if honest_per_input is None else -(-honest_per_input // 2))
+            for run in [Run(way, seed=n, permutation=n) for way in ("recurrent", "chunk") for n in orders]:
+                _honest(found, judge, judge.core.outputs(judge.policy, run))
+            exact = judge.core.outputs(EXACT_POLICY, Run())
+            for row in found.rows:
+                for run in (Run(), WAY):  # one of them, whichever the mistake can be made in
+                    wrong = mutated(row.mutant, judge.core, EXACT_POLICY, run)
+                    got = mutated(row.mutant, judge.core, judge.policy, run)
+                    if got is None:
+                        continue
+                    if row.mutant.precision:
+                        right = judge.core.outputs(judge.policy, run)
+                        shown = any(not np.array_equal(x, got[name]) for name, x in right.items())
+                    else:
+                        shown = wrong is not None and any(differs(wrong[name], x) for name, x in exact.items())
+                    if shown:
+                        _mistaken(row, judge, got)
+                    break
     return found
 
 

@@ -85,7 +85,8 @@ def trial(
     for tensor in op.inputs:
         shape = tuple(size[axis] if axis in size else _unknown(name, tensor) for axis in tensor.axes[0].split())
         rule = exact_values if regime in EXACT else values
-        dtype = np.float32 if tensor.role == "decay" or tensor.name in ("beta", "b", "w", "d") else ml_dtypes.bfloat16
+        scalar = tensor.role == "decay" or tensor.name in ("beta", "b", "w", "d", "lamb")
+        dtype = np.float32 if scalar else ml_dtypes.bfloat16
         given[tensor.name] = rule(draw, regime, tensor, shape).astype(dtype)
     if "a" in given and "b" in given:  # what is removed along a is written back against it, a part of it each time
         rate = 1.0 if regime in EXACT else draw.uniform(given["a"].shape)
@@ -98,7 +99,11 @@ def trial(
         )
     if micro > 1:
         given["num_householder"] = micro
-    if start:
+    if start and len(op.states) == 2:  # of the exact learner: semidefinite, and what values there were
+        u = draw.normal((B, HV, K))
+        keys = 0.5 * np.eye(K) + u[..., None] * u[..., None, :]
+        given["initial_state"] = keys.astype(np.float32), draw.normal((B, HV, K, V)).astype(np.float32)
+    elif start:
         state = (B, HV, K, V)
         h0 = draw.whole(state, -3, 3) * (4 if regime == "e3" else 1) if regime in EXACT else draw.normal(state) * 0.5
         given["initial_state"] = h0.astype(np.float32)
@@ -178,6 +183,8 @@ def values(draw: Draw, regime: str, tensor: Tensor, shape: tuple[int, ...]) -> A
         return draw.uniform(shape, 0.0, 1.0)
     if tensor.name == "d":
         return draw.uniform(shape, 0.0, 0.1)
+    if tensor.name == "lamb":
+        return draw.uniform(shape, 0.25, 1.25)
     return -keys(draw, regime, shape)
 
 

@@ -17,10 +17,11 @@ from ..errors import InputError
 from ..io.interop import exact_widen, to_numpy
 from . import criteria
 from .candidates import Called, Live
-from .emulate import Core, Run, emulate
+from .emulate import Run
 from .gradients import Backward
 from .gradients import emulate as backward
 from .laws import check
+from .mesa import core_of
 from .policy import GRADES, Policy, policy
 from .statistics import FAIL, LEVELS, PASS, WARN, Statistics, measure
 from .yardstick import Scale, View, members, part_of, scales, truth_views, views, yardstick
@@ -119,7 +120,7 @@ class Judge:
         precision = "certified" if self.policy.accum == "f64" else "float64"
         self.problem = replace(problem, asked=replace(problem.asked, precision=precision))
         self.truth: Solution = execute(self.problem, threads)
-        self.core = Core.of(replace(problem, asked=replace(problem.asked, precision="float64")))
+        self.core: Any = core_of(replace(problem, asked=replace(problem.asked, precision="float64")))
         self.true: dict[str, View] = truth_views(self.truth)
         self.scale: dict[str, Scale] = yardstick(self.problem, self.truth, self.policy, self.core)
         self.names: tuple[str, ...] = ("o", *self.truth.finals)
@@ -264,8 +265,8 @@ class Judge:
         """An emulation of the policy, rounded to nearest: what other projects compare with."""
         if not hasattr(self, "_honest"):
             algorithm = "recurrent" if self.policy.algorithm == "recurrent" else "chunk"
-            o, final = emulate(self.core, self.policy, Run(algorithm, self.policy.chunk))
-            self._honest = {"o": o.astype(np.float64), **dict.fromkeys(self.truth.finals, final.astype(np.float64))}
+            found = self.core.outputs(self.policy, Run(algorithm, self.policy.chunk))
+            self._honest = {output: x.astype(np.float64) for output, x in found.items()}
             if self.back is not None:
                 self._honest |= backward(self.back, self.policy, Run(algorithm, self.policy.chunk))
         return self._honest
@@ -328,8 +329,7 @@ class Judge:
             if grade not in self._others:
                 other = replace(GRADES[grade], algorithm=self.policy.algorithm, chunk=self.policy.chunk)
                 run = Run("recurrent" if other.algorithm == "recurrent" else "chunk", other.chunk, seed=901)
-                o, final = emulate(self.core, other, run)
-                self._others[grade] = float((((o if name == "o" else final) - self.values(name)) ** 2).sum())
+                self._others[grade] = float(((self.core.outputs(other, run)[name] - self.values(name)) ** 2).sum())
             ratios[grade] = float(np.sqrt(d / max(self._others[grade], np.finfo(float).tiny)))
         return ratios
 

@@ -23,7 +23,7 @@ from ..engine.problem import Problem
 from ..engine.solution import Solution
 from ..kernels import compare
 from ..numbers.formats import KAPPA
-from .emulate import Core, Run, emulate
+from .emulate import Core, Run
 from .policy import Policy
 
 Array = NDArray[Any]
@@ -160,15 +160,11 @@ def bounds(truth: Solution) -> dict[str, Array]:
     return {name: np.asarray(truth.bound[key], np.float64) for name, key in names.items()}
 
 
-def yardstick(p: Problem, truth: Solution, policy: Policy, core: Core | None = None) -> dict[str, Scale]:
+def yardstick(p: Problem, truth: Solution, policy: Policy, core: Any = None) -> dict[str, Scale]:
     """The scale of every view of every output."""
     core = Core.of(p) if core is None else core
-
-    def outputs(run: Run) -> dict[str, Array]:
-        o, final = emulate(core, policy, run)
-        return {"o": o, **dict.fromkeys(truth.finals, final)}
-
-    return scales(truth_views(truth), bounds(truth), policy, members(policy).values(), outputs)
+    groups = members(policy).values()
+    return scales(truth_views(truth), bounds(truth), policy, groups, lambda run: core.outputs(policy, run))
 
 
 def scales(
