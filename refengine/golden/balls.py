@@ -19,7 +19,7 @@ from ..errors import UnavailableError
 
 Array = NDArray[Any]
 THIN = 2.0**-104  # of the largest of an output
-PRECISIONS = (384, 1200)  # bits, in turn, until every enclosure rounds to one float64; the last sees what underflows
+PRECISIONS = (384, 1200, 3600)  # bits, in turn, until all are thin and round to one float64; the last for long ones
 
 
 def library() -> Any:
