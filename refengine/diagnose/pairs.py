@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import combinations
+from itertools import permutations
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from ..verify.mutate import HIDDEN
 from .suspects import NONE, RECURRENT, Suspect, finished, ways
 from .what import NEAR, Finding, Lineup, distance
 
-NEAREST = 24  # pairs that are tried in earnest
+NEAREST = 16  # pairs of either kind that are tried in earnest
 FIRSTS = 16  # mistakes that are paired with one of the outputs
 
 
@@ -24,16 +24,21 @@ def pairs(op: Op, lineup: Lineup, findings: Sequence[Finding]) -> list[Suspect]:
     local = list(local_pairs(op, lineup))
     with ThreadPoolExecutor(available_cores()) as pool:
         far = list(pool.map(lineup.rough, local))
-    rated = [*zip(far, local, strict=True), *altered_answers(op, lineup, findings)]
-    rated = [pair for pair in rated if np.isfinite(pair[0])]
-    return [suspect for _, suspect in sorted(rated, key=lambda pair: pair[0])[:NEAREST]]
+    several = (list(zip(far, local, strict=True)), list(altered_answers(op, lineup, findings)))
+    return [suspect for rated in several for suspect in nearest(rated)]
+
+
+def nearest(rated: Iterable[tuple[float, Suspect]]) -> list[Suspect]:
+    """Those that are least far; how far is not the same on one head and on everything."""
+    finite = [pair for pair in rated if np.isfinite(pair[0])]
+    return [suspect for _, suspect in sorted(finite, key=lambda pair: pair[0])[:NEAREST]]
 
 
 def local_pairs(op: Op, lineup: Lineup) -> Iterator[Suspect]:
     """Two of the lowered problem, or one there and one of the chunk algebra, of those that change anything here."""
     right = lineup.foretold(Suspect((NONE,)))
     cores = [m for m in of(op) if m.acts == "core" and shows(lineup, Suspect((m,)), right)]
-    yield from (Suspect(pair) for pair in combinations(cores, 2))
+    yield from (Suspect(pair) for pair in permutations(cores, 2))
     for way in ways(lineup.policy):
         if way.algorithm == "chunk":
             chunks = [m for m in of(op) if m.acts == "chunk" and shows(lineup, Suspect((m,), way), right)]

@@ -154,12 +154,12 @@ def weaker(fit: Fit) -> Fit:
 
 
 def ranked(findings: Iterable[Finding]) -> list[Finding]:
-    """The best first; special cases of another that explains as much are left to it, and of several chunk sizes with
-    one mistake the best stands for all."""
+    """The best first; special cases of another that explains as much are left to it, and of several chunk sizes or
+    orders of the same mistakes the best stands for all."""
     order = sorted(findings, key=lambda f: (not f.explains, f.suspect.sized, f.score))
     found: list[Finding] = []
     for finding in order:
-        if any(finding.suspect.names == other.suspect.names for other in found):
+        if any(set(finding.suspect.names) == set(other.suspect.names) for other in found):
             continue
         found.append(finding)
     explained = {name for f in found if f.explains for name in f.suspect.names}
