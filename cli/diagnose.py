@@ -10,7 +10,7 @@ import click
 
 from refengine.diagnose import confusion as judged
 from refengine.diagnose import words
-from refengine.diagnose.diagnosis import Case
+from refengine.diagnose.diagnosis import NOTHING_WRONG, UNUSABLE, Case
 from refengine.diagnose.probes import settling
 from refengine.diagnose.shrink import shrink
 from refengine.errors import InputError
@@ -20,6 +20,8 @@ from refengine.verify.statistics import FAIL
 
 from . import candidate
 
+WRONG = 1  # the exit code of an outcome that is not here
+EXIT = {NOTHING_WRONG: 0, UNUSABLE: 2}
 HELD_OUT = 92  # the seed of the inputs that mistakes are made on: nothing was chosen by looking at them
 
 
@@ -32,7 +34,10 @@ HELD_OUT = 92  # the seed of the inputs that mistakes are made on: nothing was c
 @click.option("--confusion", is_flag=True, help="Instead: every mistake of the zoo, and what it is called (minutes).")
 @click.option("--schema", is_flag=True, is_eager=True, expose_value=False, callback=lambda c, _, on: _schema(c, on),
               help="Print the JSON's schema.")  # fmt: skip
+@click.pass_context
 def command(
+    ctx: click.Context,
+    /,
     source: str | None,
     grade: str,
     outputs: str | None,
@@ -46,6 +51,9 @@ def command(
 
     IN, GOT, --call, --exec and the grades are those of `refengine verify`. A mistake is named only if it leaves no more
     than honest rounding would, and every other leaves ten times as much; else the place is all that is said.
+
+    Exit codes: 0 nothing is wrong, 1 something is, named or not, 2 the outputs cannot be compared, or what a person got
+    wrong.
 
     \b
     Example:
@@ -81,6 +89,7 @@ def command(
         small = shrink(asked.op, asked.inputs, chosen, grade, outputs=asked.names)
         command = small.write(Path(folder))
         click.echo(f"{folder}: {small.text}. To see it again: {command}", err=json_file == "-")
+    ctx.exit(EXIT.get(found.outcome, WRONG))
 
 
 def _schema(ctx: click.Context, on: bool) -> None:

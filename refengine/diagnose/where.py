@@ -22,12 +22,15 @@ MOSTLY = 0.8
 GREW = 4.0  # how many times more the last quarter of the wrong tokens is off than the first
 ALIKE = 0.1  # of the error that a constant gain may leave
 
+TAIL = "only the partial last chunk"
 HINTS = {
     "o": "the scale, the norm of q, which row or head is read, the mask inside a chunk, or the layout of the output",
     "state": "the last gate of a partial chunk, the layout of the state as it leaves, or a state not stored",
     "start": "the gate, beta, a norm, the initial state, or which head goes with which",
     "boundary": "what is carried from chunk to chunk: the state, W, the sums of gates, or the read between chunks",
     "gradient": "a term of the backward pass left out or counted twice, or what is owed to the state between chunks",
+    "unwritten": "rows that nothing was written to: a loop or a grid that ends too early, or a store masked away",
+    "tail": "what bounds or masks the last, partial chunk",
     "middle": "one token: a state lost or not handed on, a cut between calls, or an index",
 }
 
@@ -142,11 +145,15 @@ def in_tokens(judge: Judge, s: Statistics, x: Array, wrong: tuple[str, ...], rig
     patterns = gains(gain) + among(sequences, "sequence") + shared(judge, heads) + among(columns, "column")
     patterns += times([m.any(axis=1) for m in per], s, segments) + shapes(x, truth, mask)
     at_boundary = t > 0 and t % CHUNKS[0] == 0
-    hint = (
-        HINTS["o"]
-        if len(wrong) == 1 and right
-        else HINTS["start" if t < 2 else "boundary" if at_boundary else "middle"]
-    )
+    hints = {
+        "unwritten": mask.any() and not x[mask].any(),
+        "tail": any(said.startswith(TAIL) for said in patterns),
+        "o": len(wrong) == 1 and right,
+        "start": t < 2,
+        "boundary": at_boundary,
+        "middle": True,
+    }
+    hint = HINTS[next(name for name, fits in hints.items() if fits)]
     counts = int(mask.sum()), int(mask.size)
     return Where(wrong, right, first, *counts, heads, sequences, columns, tuple(patterns), gain, hint)
 
@@ -229,7 +236,7 @@ def times(wrong: Sequence[Any], s: Statistics, segments: Sequence[tuple[int, int
     exact = [C for C in tails if all(f == L // C * C for L, f in zip(lengths, starts, strict=True))]
     tails = exact or tails
     if tails:
-        return [f"only the partial last chunk of {' or '.join(map(str, tails))} tokens"]
+        return [f"{TAIL} of {' or '.join(map(str, tails))} tokens"]
     if all(f == L - 1 for L, f in zip(lengths, starts, strict=True)):
         return ["only the last token"]
     if all(int(np.flatnonzero(m)[-1]) < EARLY < L for (m, _), L in zip(hit, lengths, strict=True)):

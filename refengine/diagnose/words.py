@@ -157,17 +157,15 @@ def seen(found: Diagnosis) -> list[str]:
         f = w.first
         last = " (the last)" if f["last"] else ""
         place = f"token {f['t']}{last} of sequence {f['sequence']}, head {f['head']}, most in column {f['column']}"
-        chunk = ", ".join(f"{t} of {C}" for C, t in f["of_chunk"].items())
+        chunk = ", ".join(f"{t} in chunks of {C}" for C, t in f["of_chunk"].items())
         said.append(f"The first wrong row is {place} ({chunk}); {w.rows} of {w.of} rows are.")
     elif w.first and "output" in w.first:
-        at = (
-            f", batch {w.first['batch']}, tokens {w.first['tokens'][0]} to {w.first['tokens'][1]}"
-            if "tokens" in w.first
-            else ""
-        )
-        said.append(
-            f"The last wrong rows of {w.first['output']}, where the way back begins{at}; {w.rows} of {w.of} are."
-        )
+        place = ""
+        if "tokens" in w.first:
+            t0, t1 = w.first["tokens"]
+            tokens = f"token {t0}" if t0 == t1 else f"tokens {t0} to {t1}"
+            place = f", first (on the way back) at batch {w.first['batch']}, {tokens}, head {w.first['head']}"
+        said.append(f"Of {w.first['output']} {w.rows} of {w.of} rows are wrong{place}.")
     elif w.first:
         said.append(f"First in sequence {w.first['sequence']}, head {w.first['head']}.")
     if w.patterns:

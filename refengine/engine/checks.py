@@ -60,7 +60,7 @@ def floats(name: str, value: Any, allow_nonfinite: bool) -> NDArray[Any]:
         at = ", ".join(str(int(i)) for i in where[0])
         raise InputError(
             f"{name} holds {len(where)} values that are NaN or infinite, the first at [{at}]; allow them with "
-            "--allow-nonfinite (allow_nonfinite=True)."
+            "allow_nonfinite=True (--set allow_nonfinite=true)."
         )
     return array
 

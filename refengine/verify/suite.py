@@ -21,7 +21,7 @@ from ..kernels import compare
 from .candidates import Called, Live
 from .policy import policy
 from .report import as_data
-from .statistics import FAIL, WARN
+from .statistics import FAIL, PASS, WARN
 from .verdict import COTANGENTS, EXIT, EXIT_TOO_LITTLE, EXIT_WARNED, INCONCLUSIVE, Judge, Verdict, problem_of
 from .yardstick import moments, views
 
@@ -166,6 +166,19 @@ class Row:
     def word(self) -> str:
         return self.verdict.verdict if self.verdict else self.outcome
 
+    @property
+    def why(self) -> str:
+        """What was said, or which statistics are beyond where PASS ends."""
+        if self.said or self.verdict is None or self.verdict.verdict != WARN:
+            return self.said
+        late = [
+            f"{s.view} has {name} {s.values[name]:.3g}, over {limits[0]:.3g}"
+            for s in self.verdict.statistics
+            for name, limits in s.limits.items()
+            if not s.values[name] <= limits[0]
+        ]
+        return "; ".join(late)
+
 
 @dataclass
 class Results:
@@ -197,8 +210,8 @@ class Results:
         """What is not PASS, a line a case; the first failure whole; and how many of each."""
         said = [f"{f.kind}: {f.text}" for f in self.wrong]
         said += list(dict.fromkeys(f"{UNJUDGED:12}  {row.said}" for row in self.rows if row.word == UNJUDGED))
-        noted = (row for row in self.rows if row.word != UNJUDGED and (row.said or row.word != "PASS"))
-        said += [f"{row.word:12}  {row.name}{': ' if row.said else ''}{row.said}" for row in noted]
+        noted = (row for row in self.rows if row.word != UNJUDGED and (row.said or row.word != PASS))
+        said += [f"{row.word:12}  {row.name}{': ' if row.why else ''}{row.why}" for row in noted]
         failed = next((row.verdict for row in self.rows if row.word == FAIL and row.verdict), None)
         said += failed.text.splitlines() if failed else []
         words = dict.fromkeys(row.word for row in self.rows)

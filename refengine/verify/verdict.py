@@ -127,6 +127,7 @@ class Judge:
         self.forward = self.names
         self.true_outputs: dict[str, Array] = {"o": self.truth.o, **self.truth.finals}
         self.back: Backward | None = None
+        self.optional: set[str] = set()  # of memories that start from nothing: what a loss owes to that start
         if cotangents:
             self.add_gradients(replace(problem, asked=replace(problem.asked, precision="float64")), cotangents)
         self._others: dict[str, float] = {}
@@ -140,6 +141,8 @@ class Judge:
         groups = members(self.policy)
         groups.pop("recurrent", None) if "chunk" in groups else None
         self.scale |= scales(true, bound, self.policy, groups.values(), lambda run: backward(back, self.policy, run))
+        given = zip(p.op.final_names(), p.initial, strict=True)
+        self.optional = {"d" + name.replace("final", "initial") for name, x in given if x is None}
         self.true |= true
         self.true_outputs |= truth
         self.names = (*self.names, *truth)
@@ -171,6 +174,8 @@ class Judge:
         known = f"no output of {self.problem.op.name} (its outputs: {', '.join(self.names)})"
         wrong = [f"{name} is {known}." for name in got if not companion(name, self.names)]
         for name in names:
+            if got.get(name) is None and name in self.optional:
+                continue
             if got.get(name) is None:
                 wrong.append(f"{name} is missing.")
                 continue
@@ -180,7 +185,7 @@ class Judge:
             if array.shape != true.shape:
                 wrong.append(f"{name} has shape {list(array.shape)}; it is {list(true.shape)}.")
             elif array.dtype.newbyteorder("=") != wanted:
-                wrong.append(f"{name} is {array.dtype}; the policy declares {part} {wanted}.")
+                wrong.append(f"{name} is {array.dtype}; the grade {self.policy.name} declares {part} {wanted}.")
             else:
                 usable[name] = exact_widen(array, name).astype(np.float64)
                 wrong += self.not_finite(name, usable[name])

@@ -19,7 +19,7 @@ def test_a_file_is_diagnosed_in_words_and_as_json(bench):
     wrong = refengine.solve("gated_delta_rule", **{**bench.tensors, "initial_state": None})
     tensorfile.write(got, {"o": wrong.o.astype(np.float32), "final_state": wrong.final_state.astype(np.float32)}, {})
     run = bench.run("diagnose", source, got, "--grade", "f32")
-    assert run.exit_code == 0 and "initial_state_ignored" in run.stdout.splitlines()[0], run.output
+    assert run.exit_code == 1 and "initial_state_ignored" in run.stdout.splitlines()[0], run.output
     data = json.loads(bench.run("diagnose", source, got, "--grade", "f32", "--json", "-").stdout)
     assert data["best"] == "initial_state_ignored" and data["text"] in run.stdout
     assert json.loads(bench.run("diagnose", "--schema").stdout)["title"] == "refengine diagnose"
@@ -43,7 +43,7 @@ def test_a_program_is_shrunk_and_a_file_has_a_probe(bench, monkeypatch):
     monkeypatch.chdir(bench.folder)
     monkeypatch.setattr(sys, "path", [*sys.path])
     run = bench.run("diagnose", source, "--call", "squaring:run", "--grade", "f32", "--shrink", "bug")
-    assert run.exit_code == 0 and "It is beta_squared" in run.stdout and "still fails at B=1, T=1" in run.stdout, (
+    assert run.exit_code == 1 and "It is beta_squared" in run.stdout and "still fails at B=1, T=1" in run.stdout, (
         run.output
     )
     small = bench.folder / "bug"

@@ -457,7 +457,7 @@ def test_nan_and_infinity(bench, name, bad):
     x = bench.tensors[name].copy()
     x[0, 4, 1] = bad
     source = bench.file(**{name: x})
-    bench.refused_file(source, says=[f"{name} holds ", "the first at [0, 4, 1", "--allow-nonfinite"])
+    bench.refused_file(source, says=[f"{name} holds ", "the first at [0, 4, 1", "--set allow_nonfinite=true"])
 
 
 def test_nan_when_allowed(bench):

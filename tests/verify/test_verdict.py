@@ -77,7 +77,7 @@ BROKEN = {
     "missing": (lambda g: {"o": g["o"]}, "final_state is missing."),
     "extra": (lambda g: {**g, "lse": g["o"]}, "lse is no output of gated_delta_rule (its outputs: o, final_state)."),
     "shape": (lambda g: {**g, "o": g["o"][:, 1:]}, "o has shape [1, 99, 4, 24]; it is [1, 100, 4, 24]."),
-    "dtype": (lambda g: {**g, "o": g["o"].astype(np.float64)}, "o is float64; the policy declares io float32."),
+    "dtype": (lambda g: {**g, "o": g["o"].astype(np.float64)}, "o is float64; the grade f32 declares io float32."),
     "zeros": (lambda g: {**g, "o": np.zeros_like(g["o"])}, None),
     "transposed": (lambda g: {**g, "final_state": g["final_state"][..., ::-1].copy()}, None),
 }
