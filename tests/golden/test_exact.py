@@ -20,6 +20,9 @@ CASES = [case for case in suite("core", tiers=("E",)) if kind(case.op) == "delta
 STRUCTURAL = ("initial state ignored", "decay of the token before", "beta ignored", "segments ignored", "scale missing")
 GRADES = ("f32", "bf16:io=f32", "bf16", "bf16-state16")
 RUNS = [Run(), Run(permutation=3), *(Run("chunk", chunk=C, phase=p) for C in (1, 2, 7, 16, 32, 64) for p in (0, 3))]
+# These want longer chains of erasures in a chunk, and steeper decays, than the suite's cases have; verify's own exact
+# inputs (verify/trials.py) and its other regimes kill them, which `refengine mutate` counts.
+ELSEWHERE = ("truncated_inverse", "one_newton_step", "factored_decay", "unmasked_decay")
 # What cannot be seen without a decay, an erasure, or a decay by head.
 BLIND = {
     "tail_gate": lambda x: keeps_all(x),
@@ -75,7 +78,7 @@ def test_every_structural_mistake_has_other_bits(name):
         a, _, _ = given(case)
         p = problem(name, a)
         truth, core = execute(p, 1), Core.of(p)
-        for slip in SLIPS:
+        for slip in set(SLIPS) - set(ELSEWHERE):
             if not BLIND.get(slip, lambda x: False)(core):
                 for chunk in (8, 16):
                     o, final = emulate(core, policy("f64"), Run("chunk", chunk=chunk, slips=(slip,)), threads=1)
