@@ -37,13 +37,8 @@ OPTIONS = (
 )
 
 
-def options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Everything that says which problem and which candidate."""
-    return options_of(click.argument("source", metavar="IN"))(command)
-
-
 def options_of(source: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """The same, with an argument of one's own in place of IN."""
+    """Everything that says which problem and which candidate, after an argument IN of the command's own."""
 
     def add(command: Callable[..., Any]) -> Callable[..., Any]:
         for option in reversed((source, *OPTIONS)):

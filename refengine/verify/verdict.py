@@ -174,8 +174,6 @@ class Judge:
         known = f"no output of {self.problem.op.name} (its outputs: {', '.join(self.names)})"
         wrong = [f"{name} is {known}." for name in got if not companion(name, self.names)]
         for name in names:
-            if got.get(name) is None and name in self.optional:
-                continue
             if got.get(name) is None:
                 wrong.append(f"{name} is missing.")
                 continue
@@ -210,14 +208,18 @@ class Judge:
             for view in views(got)
         )
 
+    def wanted(self, got: Mapping[str, Any]) -> tuple[str, ...]:
+        """What a candidate must give where nothing else is said."""
+        return tuple(name for name in self.names if name not in self.optional or got.get(name) is not None)
+
     def level(self, got: Mapping[str, Array]) -> str:
         """PASS, WARN or FAIL of whole outputs, and no reasons."""
-        faults, usable = self.faults(got, self.names)
+        faults, usable = self.faults(got, self.wanted(got))
         return FAIL if faults else max((s.level for s in self.measured(usable)), key=LEVELS.index)
 
     def verdict(self, got: Mapping[str, Any], outputs: Sequence[str] | None = None) -> Verdict:
         """Judge one candidate's outputs; `outputs` names those that it must give (all)."""
-        names = self.names if outputs is None else tuple(outputs)
+        names = self.wanted(got) if outputs is None else tuple(outputs)
         for name in names:
             if name not in self.names:
                 raise InputError(f"{self.problem.op.name} has no output {name!r}; it has {', '.join(self.names)}.")

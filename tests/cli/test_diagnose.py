@@ -25,6 +25,14 @@ def test_a_file_is_diagnosed_in_words_and_as_json(bench):
     assert json.loads(bench.run("diagnose", "--schema").stdout)["title"] == "refengine diagnose"
     bench.refused("diagnose", source, says=["One of GOT, --call and --exec is needed; none is given."])
     bench.refused("diagnose", source, got, "--shrink", "bug", says=["--shrink needs a candidate that can be run"])
+    short = bench.folder / "short.safetensors"
+    tensorfile.write(short, {"o": wrong.o[:, 1:].astype(np.float32)}, {})
+    run = bench.run("diagnose", source, short, "--grade", "f32")
+    assert run.exit_code == 2 and "cannot be compared" in run.stdout, run.output
+    right = refengine.solve("gated_delta_rule", **bench.tensors)
+    tensorfile.write(got, {"o": right.o.astype(np.float32), "final_state": right.final_state.astype(np.float32)}, {})
+    run = bench.run("diagnose", source, got, "--grade", "f32")
+    assert run.exit_code == 0 and "Nothing is wrong" in run.stdout, run.output
     lost = bench.folder / "no" / "x.json"
     bench.refused("diagnose", source, got, "--json", lost, says=["there is no folder"])
 

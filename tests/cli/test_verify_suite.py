@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+from dataclasses import replace
 from xml.etree import ElementTree
 
 import jsonschema
@@ -63,6 +64,18 @@ def test_a_wrong_kernel_fails_and_the_first_failure_is_shown(kernel):
     found = run(kernel, "no_beta", "--tier", "E")
     assert found.exit_code == 1, found.output
     assert "must be equal to the bit here" in found.stdout and "2 cases: 2 FAIL" in found.stdout
+
+
+def test_a_warning_says_which_statistic_is_high():
+    golden = suite.load("core", "f32", (OP,), ("1",))[0][0]
+    truth = refengine.solve(OP, **golden.inputs)
+    got = {"o": truth.o.astype(np.float32), "final_state": truth.final_state.astype(np.float32)}
+    found = golden.judge.verdict(got)
+    assert found.verdict == "PASS" and suite.Row("x", found).why == ""
+    one = found.statistics[0]
+    tight = replace(one, limits={**one.limits, "R": (one.values["R"] / 2, 9.0)})
+    row = suite.Row("x", replace(found, verdict="WARN", statistics=(tight, *found.statistics[1:])))
+    assert row.why == f"{one.view} has R {one.values['R']:.3g}, over {one.values['R'] / 2:.3g}"
 
 
 def test_what_a_kernel_does_not_take_is_2_and_left_out_with_a_reason_0(kernel):

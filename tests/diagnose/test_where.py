@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from refengine.diagnose.confusion import cases
-from refengine.diagnose.where import localise
+from refengine.diagnose.where import HINTS, localise
 from refengine.verify.emulate import Run, emulate
 from refengine.verify.mutate import stored
 
@@ -48,6 +48,12 @@ def test_the_state_alone(case):
 
 def test_nothing_is_wrong(case):
     assert localised(case).outputs == ()
+
+
+def test_rows_never_written_and_tails_have_hints_of_their_own(case):
+    tail = (np.arange(100) >= 96)[:, None, None]
+    assert localised(case, lambda o: np.where(tail, 0, o)).hint == HINTS["unwritten"]
+    assert localised(case, lambda o: np.where(tail, 2 * o, o)).hint == HINTS["tail"]
 
 
 @pytest.mark.parametrize(

@@ -97,6 +97,20 @@ def test_a_gradient_that_is_missing_or_misshapen_is_told(judges):
     assert "dg is missing." in found.faults and "dq has shape [1, 100, 1, 32]; it is [1, 100, 2, 32]." in found.faults
 
 
+def test_what_is_owed_to_a_start_from_nothing_need_not_be_given():
+    given = trial(OP, "mamba", 3, B=1, T=20, K=4, V=4)
+    for start, faults in (("there", ("dinitial_state is missing.",)), (None, ())):
+        inputs = given if start else {n: x for n, x in given.items() if n != "initial_state"}
+        p = problem_of(OP, inputs)
+        judge = Judge(p, "f32", cotangents=cotangents(p, 3))
+        got = {n: judge.values(n).astype(judge.policy.format("gate").dtype) for n in judge.names}
+        wrong = {**got, "dinitial_state": np.ones_like(got["dinitial_state"])}
+        assert judge.verdict(wrong).verdict == "FAIL"
+        del got["dinitial_state"]
+        assert judge.verdict(got).faults == faults
+        assert judge.verdict(got, judge.names).faults == ("dinitial_state is missing.",)
+
+
 def f32(given):
     return {n: np.asarray(x, np.float32) for n, x in given.items()}
 
