@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import textwrap
-from dataclasses import replace
+from collections.abc import Mapping
 from typing import Any
 
 import click
 
 from refengine import ops
-from refengine.engine.checks import chosen
+from refengine.engine import checks
 from refengine.errors import InputError, nearest
 from refengine.spec import Op, Tensor
 
@@ -38,32 +38,30 @@ def command(name: str | None, assignments: tuple[str, ...], as_json: bool, markd
     if assignments and name is None:
         raise InputError("--set is for the options of one op; name it.")
     if name is not None:
-        op = made(ops.get(name), assignments)
-        click.echo(json.dumps(about(op)) if as_json else page(op))
+        op, chosen = made(ops.get(name), assignments)
+        click.echo(json.dumps(about(op, chosen)) if as_json else page(op, chosen))
         return
     every = [ops.get(known) for known in ops.names()]
     if as_json:
-        click.echo(json.dumps({op.name: about(op) for op in every}))
+        click.echo(json.dumps({op.name: about(op, {}) for op in every}))
     elif markdown:
         click.echo(table(every))
     else:
         click.echo("\n\n".join(entry(op) for op in every))
 
 
-def made(op: Op, assignments: tuple[str, ...]) -> Op:
-    """The op with some of its options set, which are then the defaults that are shown."""
+def made(op: Op, assignments: tuple[str, ...]) -> tuple[Op, dict[str, Any]]:
+    """The op with some of its options set, and all that it has then."""
     given = question.from_assignments(assignments)
     for name in given:
         if name not in op.options:
-            raise InputError(f"{op.name} has no option {name!r}{nearest(name, op.options)}.")
-    if not given:
-        return op
-    one, options = chosen(op, given)
-    return replace(one, options={n: replace(rule, default=options[n]) for n, rule in op.options.items()})
+            known = nearest(name, op.options) if op.options else "; it has none"
+            raise InputError(f"{op.name} has no option {name!r}{known}.")
+    return checks.chosen(op, given) if given else (op, {})
 
 
-def about(op: Op) -> dict[str, Any]:
-    """All that is declared of an op, as plain data."""
+def about(op: Op, chosen: Mapping[str, Any]) -> dict[str, Any]:
+    """All that is declared of an op, as plain data; its example has the options chosen."""
     return {
         "name": op.name,
         "title": op.title,
@@ -81,7 +79,7 @@ def about(op: Op) -> dict[str, Any]:
         "options": {name: vars(rule) for name, rule in op.options.items()},
         "states": [{"name": t.name, "axes": [axes.split() for axes in t.axes], "doc": t.doc} for t in op.states],
         "mistakes": {m.name: m.doc for m in op.mutants},
-        "example": example(op),
+        "example": example(op, chosen),
     }
 
 
@@ -114,13 +112,14 @@ def axes_text(tensor: Tensor) -> str:
     return " or ".join(f"[{', '.join(axes.split())}]" for axes in tensor.axes)
 
 
-def example(op: Op) -> str:
-    options = "".join(f" --set {name}={str(rule.default).lower()}" for name, rule in op.options.items())
+def example(op: Op, chosen: Mapping[str, Any]) -> str:
+    values = {name: chosen.get(name, rule.default) for name, rule in op.options.items()}
+    options = "".join(f" --set {name}={str(value).lower()}" for name, value in values.items())
     return f"refengine solve inputs.safetensors -o answer.safetensors --op {op.name}{options}"
 
 
-def page(op: Op) -> str:
-    """All about one op, for a person."""
+def page(op: Op, chosen: Mapping[str, Any]) -> str:
+    """All about one op, for a person; its example has the options chosen."""
     r, wide = op.reading, max(len(axes_text(t)) for t in op.inputs)
     long = max(6, *(len(t.name) for t in op.inputs))
     lines = [click.style(f"{op.name}: {op.title}", bold=True), op.paper, ""]
@@ -140,8 +139,10 @@ def page(op: Op) -> str:
         lines += ["", "Options"]
         for name, rule in op.options.items():
             choices = f" ({', '.join(rule.choices)})" if rule.choices else ""
-            lines.append(f"  {name:16} {rule.doc}{choices}; {rule.default} if not given")
+            other, users = rule.goes_with or ("", ())
+            only = f"of {other} {' or '.join(map(str, users))}: " if users else ""
+            lines.append(f"  {name:16} {only}{rule.doc}{choices}; {rule.default} if not given")
     if op.mutants:
         lines += ["", "Mistakes people make (the kind in brackets)"]
         lines += [f"  {m.name:18} {m.doc}" for m in op.mutants]
-    return "\n".join([*lines, "", "Example", f"  {example(op)}"])
+    return "\n".join([*lines, "", "Example", f"  {example(op, chosen)}"])

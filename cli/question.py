@@ -20,7 +20,6 @@ CONV_PARTS = ("weight", "bias", "state")
 GATE_PARTS = ("a", "A_log", "dt_bias")
 SCALE_IS_DEFAULT = "K^-1/2"  # how a solution spells the scale that most ops have by default
 NOTES = ("format",)  # near to a setting, but the usual note of who wrote the file
-NOTES_OR_OPTIONS = ("model", "loss", "optimiser")  # settings where the op has them, else notes of who trained it
 TYPO = 0.8  # how alike two words are that are taken for one, misspelled
 
 
@@ -98,9 +97,10 @@ def parsed(name: str, text: str) -> Any:
         raise InputError(f"{name} is {text!r}; it is {what}.") from None
 
 
-def from_metadata(metadata: Mapping[str, str]) -> dict[str, Any]:
-    """The settings in a file's metadata. Other keys are the author's own notes, unless one looks like a setting."""
-    known = settings_known()
+def from_metadata(metadata: Mapping[str, str], op: Op) -> dict[str, Any]:
+    """The settings in a file's metadata. Other keys are the author's own notes, unless one looks like a setting; so is
+    what only another op has as an option."""
+    known = [*SETTINGS, *op.options]
     for key in metadata:
         if key not in known and key not in NOTES and (close := difflib.get_close_matches(key, known, n=1, cutoff=TYPO)):
             raise InputError(f"The metadata has {key!r}, which is no setting; did you mean {close[0]!r}?")
@@ -216,12 +216,10 @@ def ask(
     tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, str], said: Mapping[str, Any], gradients: bool = False
 ) -> Question:
     """A file's problem, with what the command line said in place of what the file says."""
-    settings = {**from_metadata(metadata), **said}
-    if "op" not in settings:
+    if "op" not in said and "op" not in metadata:
         raise InputError(f"The file names no op; give --op NAME (known: {', '.join(ops.names())}).")
-    known = ops.get(settings["op"])
-    notes = [name for name in NOTES_OR_OPTIONS if name not in said and name not in known.options]
-    settings = {name: value for name, value in settings.items() if name not in notes}
+    known = ops.get(said.get("op") or metadata["op"].strip())
+    settings = {**from_metadata(metadata, known), **said}
     op, _ = chosen(known, settings)
     check_tensors(op, tensors)
     plain = {t.name for t in op.inputs} | {"initial_state", "cu_seqlens", "beta_logits"}

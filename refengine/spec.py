@@ -44,6 +44,7 @@ class Option:
     doc: str
     least: float = 1  # of a number
     choices: tuple[str, ...] = ()  # of a word
+    goes_with: tuple[str, tuple[Any, ...]] | None = None  # another option, and which of its values use this one
 
 
 @dataclass(frozen=True)

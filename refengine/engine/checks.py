@@ -161,6 +161,13 @@ def option(name: str, rule: Option, value: Any) -> Any:
 def chosen(op: Op, given: Mapping[str, Any]) -> tuple[Op, dict[str, Any]]:
     """The op's own options among `given`, with its defaults, and the op that they make."""
     options = {name: option(name, rule, given.get(name, rule.default)) for name, rule in op.options.items()}
+    for name, rule in op.options.items():
+        if rule.goes_with and options[name] != rule.default and options[rule.goes_with[0]] not in rule.goes_with[1]:
+            other, users = rule.goes_with
+            raise InputError(
+                f"{name} {options[name]} does not go with {other} {options[other]}: it is of {other} "
+                f"{' or '.join(map(str, users))}."
+            )
     return op if op.compose is None else op.compose(**options), options
 
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from ..engine.definition import define
 from ..engine.problem import Problem
 from ..errors import UnavailableError
+from .cases import kind
 
 Array = NDArray[Any]
 THIN = 2.0**-104  # of the largest of an output
@@ -260,10 +261,11 @@ def small(p: Problem, most: int = 4_000_000) -> bool:
     """Whether the definition can be run in balls in less than about a minute."""
     B, T, HV, K, V = (p.sizes[a] for a in ("B", "T", "HV", "K", "V"))
     each = K * V
-    if not p.op.states:  # every token before it
+    what = kind(p.op)
+    if what == "attention":  # every token before it
         each = T * (K + V) // 2
-    elif "chunk_size" in p.options:  # every token of its mini-batch
+    elif what == "training":  # every token of its mini-batch
         each = max(K, V) * p.sizes.get("R", min(K, V)) * (4 + p.options["chunk_size"])
-    elif len(p.op.states) > 1:  # elimination
+    elif what == "regression":  # elimination
         each += K * K * (K // 3 + 2)
     return B * T * HV * each <= most

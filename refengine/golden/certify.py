@@ -29,7 +29,7 @@ from .problems import problem
 
 Array = NDArray[Any]
 CLOSED_BITS = 320
-THIN = 2.0**-100  # how wide a ball may be, relative to the largest entry, to be a second opinion on a smaller bound
+BLUR = 16 * balls.THIN  # how far apart, relative to the largest entry, balls and a smaller bound may be: their width
 UP = 1 + 2.0**-40
 
 
@@ -72,7 +72,7 @@ def agree(case: str, solution: Solution, road: str, name: str, exact: Array) -> 
     high = values(solution)[name]
     least, most = balls.apart(high, solution.low[name], exact)
     allowed = np.broadcast_to(elementwise(solution, name), high.shape)
-    blur = THIN * np.abs(high).max(initial=1.0)
+    blur = BLUR * np.abs(high).max(initial=1.0)
     fine = (least <= allowed) & (most - least <= np.maximum(allowed, blur))
     refuse(case, name, road, fine, least, most, allowed)
 

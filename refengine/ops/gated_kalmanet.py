@@ -81,7 +81,7 @@ OP = Op(
         "solver": Option(
             "exact", "how x_t is found: exactly (Cholesky) or as the kernels do", choices=("exact", "chebyshev")
         ),
-        "iterations": Option(30, "steps of chebyshev"),
+        "iterations": Option(30, "steps", goes_with=("solver", ("chebyshev",))),
         "ridge": Option(0.02, "the ridge, as a share of |H_t|", least=0),
         "eps": Option(1e-6, "what is added to beta", least=0),
     },

@@ -131,7 +131,12 @@ OP = Op(
     options={
         "chunk_size": Option(2048, "tokens in a chunk"),
         "use_muon": Option(True, "orthogonalise the step by Newton-Schulz"),
-        "ns_coefficients": Option("lact", "lact: the language model's; muon: KellerJordan's", choices=("lact", "muon")),
+        "ns_coefficients": Option(
+            "lact",
+            "lact: the language model's; muon: KellerJordan's",
+            choices=("lact", "muon"),
+            goes_with=("use_muon", (True,)),
+        ),
         "weight_norm": Option("post", "where rows are brought back to length", choices=("post", "pre", "none")),
         "order": Option("apply_first", "what a chunk's queries see", choices=("apply_first", "update_first")),
     },

@@ -107,10 +107,13 @@ OP = Op(
     scale="1",
     options={
         "solver": Option("exact", "how x_t is found: exactly (Cholesky) or as the kernels do", choices=("exact", "cg")),
-        "iterations": Option(30, "steps of cg"),
-        "eps": Option(1e-5, "what cg adds to its denominators", least=0),
+        "iterations": Option(30, "steps", goes_with=("solver", ("cg",))),
+        "eps": Option(1e-5, "what is added to denominators", least=0, goes_with=("solver", ("cg",))),
         "x0": Option(
-            "zero", "where cg starts: 0 (prefill), q / (diag(H + lamb) + eps) (decode)", choices=("zero", "diagonal")
+            "zero",
+            "where it starts: 0 (prefill), q / (diag(H + lamb) + eps) (decode)",
+            choices=("zero", "diagonal"),
+            goes_with=("solver", ("cg",)),
         ),
     },
     mutants=MESA,

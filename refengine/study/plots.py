@@ -90,7 +90,7 @@ def context(data: Mapping[str, Any], source: str) -> Figure:
         xlabel="how far the outputs of two contexts differ:  $|o_A - o_B|$ / rms",
     )
     axes.set_yticks(range(len(rows)), [row[0] for row in rows])
-    axes.set_title("With K = V, half of these memories ignore their context")
+    axes.set_title("With K = V, memories that forget nothing ignore their context")
     axes.legend(loc="upper left", bbox_to_anchor=(0.02, 0.98))
     return figure
 

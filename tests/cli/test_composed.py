@@ -60,7 +60,9 @@ def test_the_composed_learner_from_a_file(bench):
 def test_words_of_whoever_trained_it_are_notes_elsewhere(bench):
     """A file of another op may say model and loss, and means its own."""
     plain, _ = bench.solve(bench.file())
-    noted, _ = bench.solve(bench.file(metadata={"model": "qwen3-next", "loss": "2.1"}))
+    noted, _ = bench.solve(
+        bench.file(metadata={"model": "qwen3-next", "loss": "2.1", "optimizer": "adam", "norm": "rms", "power": "9 kW"})
+    )
     assert noted["o"].tobytes() == plain["o"].tobytes()
     bench.refused_file(bench.file(), "--set", "model=mlp", says=["takes no 'model'"])
 

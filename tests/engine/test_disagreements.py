@@ -17,9 +17,9 @@ def unit(x):
     return x / np.sqrt((x * x).sum(-1, keepdims=True))
 
 
-def draw(T=24, K=8, H=2, g=0.1):
+def draw(T=24, K=8, H=2, g=0.1, seed=0):
     """Unit queries and keys, Gaussian values, decays exp(-U(0, g)), steps U(0, 1)."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     x = {n: unit(rng.standard_normal((1, T, H, K))) for n in "qk"}
     x |= {"v": rng.standard_normal((1, T, H, K)), "g": -rng.uniform(0, g, (1, T, H))}
     return x | {"beta": rng.uniform(0, 1, (1, T, H))}
@@ -34,9 +34,11 @@ def solve(name, x, **changes):
 
 
 def test_comba_predicts_before_the_decay_or_after_it():
-    """D1: 0.14 on inputs that forget fast."""
-    s, t = (solve("comba", draw(K=6, g=2.5), convention=c).o for c in ("splr", "iplr"))
-    assert apart(s, t) == pytest.approx(0.14, rel=0.15)
+    """D1: 0.14, which takes inputs that forget fast: decays down to e^-2.5 (with e^-0.1 it is 0.03)."""
+    for seed in range(8):
+        fast, slow = draw(K=6, g=2.5, seed=seed), draw(seed=seed)
+        assert 0.12 < apart(*(solve("comba", fast, convention=c).o for c in ("splr", "iplr"))) < 0.28
+        assert 0.01 < apart(*(solve("comba", slow, convention=c).o for c in ("splr", "iplr"))) < 0.04
 
 
 def test_combas_inner_decay_cancels_if_its_key_is_normalised():
@@ -126,7 +128,8 @@ def test_positions_are_those_of_fla():
 
 
 def test_conjugate_gradients_from_the_two_starts_of_prefill_and_decode():
-    """D12: after five steps 4.4e-2 and 2.3e-2 from the solution, after thirty 1.45e-3 both: the floor of eps."""
+    """D12: after five steps 4.4e-2 and 2.3e-2 from the solution, after thirty 1.45e-3 both: the floor of eps, which is
+    absolute, and so weighs more the shorter the queries are: here 0.43 long."""
     x = draw(T=64, K=32, g=0.02)
     x = dict(x, q=0.43 * x["q"], lamb=np.full((2, 32), 0.2))
     exact = solve("mesa_net", x).o
@@ -173,18 +176,21 @@ def test_lacts_weights_by_rows_or_by_columns():
 
 
 def test_longhorns_paper_and_its_code():
-    """D24: of rank one, or the diagonal alone: 0.16 apart."""
-    x = draw(K=32)
-    s, t = (solve("longhorn", x, g=None, convention=c).o for c in ("code", "paper"))
-    assert apart(s, t) == pytest.approx(0.16, rel=0.1)
+    """D24: of rank one, or the diagonal alone: 0.16 apart with 32 channels, more with fewer."""
+    for K, low, high in ((32, 0.12, 0.18), (8, 0.2, 0.32)):
+        for seed in range(8):
+            x = draw(K=K, seed=seed)
+            s, t = (solve("longhorn", x, g=None, convention=c).o for c in ("code", "paper"))
+            assert low < apart(s, t) < high
 
 
 def test_longhorns_last_state_is_the_last():
-    """D25: the released reference returns the state after as many tokens as the state has channels: 1.10 away."""
-    x = draw(T=64)
-    s = solve("longhorn", x, g=None, states_at=[8, 64])
-    assert s.states[1].tobytes() == s.final_state.tobytes()
-    assert apart(s.states[0], s.final_state) == pytest.approx(1.10, rel=0.1)
+    """D25: the released reference returns the state after as many tokens as the state has channels, here after 8 of
+    64: 1.10 away."""
+    for seed in range(8):
+        s = solve("longhorn", draw(T=64, seed=seed), g=None, states_at=[8, 64])
+        assert s.states[1].tobytes() == s.final_state.tobytes()
+        assert 1.0 < apart(s.states[0], s.final_state) < 1.4
 
 
 def test_rwkv7_reads_the_memory_before_its_decay():

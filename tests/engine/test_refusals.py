@@ -7,6 +7,7 @@ import pytest
 from spanning import case
 
 import refengine
+from refengine.engine.checks import chosen
 
 GDN = "gated_delta_rule"
 
@@ -65,6 +66,32 @@ def test_a_mistake_is_named(mistake):
     said = refusal(**changed(**alter(case(GDN, T=5))))
     for word in words:
         assert word in said
+
+
+def other_value(rule):
+    """One that is not the default, of the same kind."""
+    if rule.choices:
+        return next(choice for choice in rule.choices if choice != rule.default)
+    return not rule.default if isinstance(rule.default, bool) else 2 * rule.default
+
+
+def conditional():
+    """(op, option, the option that must have another value for it to be of use)."""
+    for name in refengine.ops.NAMES:
+        for option, rule in refengine.ops.get(name).options.items():
+            if rule.goes_with:
+                yield name, option, rule.goes_with[0]
+
+
+@pytest.mark.parametrize(("name", "option", "other"), list(conditional()))
+def test_an_option_that_nothing_uses_is_refused(name, option, other):
+    rules = refengine.ops.get(name).options
+    users = rules[option].goes_with[1]
+    values = rules[other].choices or (True, False)
+    given, idle = other_value(rules[option]), next(value for value in values if value not in users)
+    said = refusal(name, **{option: given, other: idle})
+    assert f"{option} {given} does not go with {other} {idle}: it is of {other} {users[0]}" in said
+    chosen(refengine.ops.get(name), {option: rules[option].default, other: idle})  # what an answer writes down
 
 
 def test_an_op_that_is_not_there():

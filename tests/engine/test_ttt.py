@@ -207,9 +207,11 @@ def test_a_step_of_nvlabs_longhorn_norm_is_the_implicit_step_at_the_decayed_stat
 # ---- roads that do not meet elsewhere ----
 
 
-@pytest.mark.parametrize("order", ["decay_first", "gradient_first"])
-@pytest.mark.parametrize("forgetting", ["none", "scalar", "channel"])
-def test_the_fast_weights_and_the_delta_core_agree(order, forgetting):
+@pytest.mark.parametrize(
+    ("forgetting", "order"),
+    [("none", "decay_first"), *itertools.product(("scalar", "channel"), ("decay_first", "gradient_first"))],
+)
+def test_the_fast_weights_and_the_delta_core_agree(forgetting, order):
     """A loss that is the squared one under another name goes by another kernel."""
     x = case("kda", "unequal_gates", B=1)
     g = {"none": None, "scalar": x["g"][..., 0], "channel": x["g"]}[forgetting]
@@ -345,7 +347,7 @@ def test_gradients_of_what_is_composed(monkeypatch):
 
         parts = [float((g[n] * along[n]).sum()) for n in x]
         apart = (loss(1e-7) - loss(-1e-7)) / 2e-7 - sum(parts)
-        assert abs(apart) <= 3e-5 * max(1e-2, sum(map(abs, parts))), given
+        assert abs(apart) <= 2e-6 * max(1e-2, sum(map(abs, parts))), given
 
 
 def test_a_decay_of_each_channel_has_no_gradient_where_the_fast_weights_solve_it():

@@ -177,7 +177,12 @@ OPTIONS = {
     "forgetting": Option(
         "none", "what decays by exp(g): nothing, all alike, or each key channel", choices=tuple(FORGETTING)
     ),
-    "order": Option("decay_first", "whether the gradient is that of the decayed weights", choices=tuple(ORDERS)),
+    "order": Option(
+        "decay_first",
+        "whether the gradient is that of the decayed weights",
+        choices=tuple(ORDERS),
+        goes_with=("forgetting", ("scalar", "channel")),
+    ),
     "chunk_size": Option(1, "tokens in a mini-batch, whose gradients are those at its first weights"),
     "read": Option("during", "; ".join(f"{name}: {what}" for name, what in READS.items()), choices=tuple(READS)),
     "norm": Option(
@@ -188,10 +193,17 @@ OPTIONS = {
     "weight_norm": Option(
         "none", "where units are brought back to their first length", choices=("none", "post", "pre")
     ),
-    "activation": Option("silu", "between the layers of an mlp", choices=tuple(ACTIVATIONS)),
-    "ns_coefficients": Option("lact", "of muon: LaCT's language model's, or KellerJordan's", choices=("lact", "muon")),
-    "huber_delta": Option(1.0, "of the loss huber: where it turns linear", least=0),
-    "power": Option(3, "of the loss p_norm: p", least=2),
+    "activation": Option(
+        "silu", "between the layers", choices=tuple(ACTIVATIONS), goes_with=("model", ("mlp", "mlp_bias"))
+    ),
+    "ns_coefficients": Option(
+        "lact",
+        "LaCT's language model's, or KellerJordan's",
+        choices=("lact", "muon"),
+        goes_with=("optimiser", ("muon",)),
+    ),
+    "huber_delta": Option(1.0, "where it turns linear", least=0, goes_with=("loss", ("huber",))),
+    "power": Option(3, "p", least=2, goes_with=("loss", ("p_norm",))),
 }
 PLAIN: dict[str, Any] = {name: option.default for name, option in OPTIONS.items()}
 DEFAULT = Rule(**PLAIN)

@@ -62,14 +62,14 @@ def decays(forgetting, g, n):
     return [a if forgetting == "scalar" else a[:, None] for a in np.exp(g)]
 
 
-def exact(S, q, k, v, theta, fade, lamb, scale):
+def exact(S, q, k, v, theta, fade, lamb):
     """The regression on all tokens so far, solved anew at every token."""
     H, G = S
     o = []
     for i, key in enumerate(k):
         H = fade[i] * H + theta[i] * key[:, None] * key
         G = fade[i] * G + theta[i] * key[:, None] * v[i]
-        o.append(scale * (eliminate(H + np.diag(lamb), q[i]) @ G))
+        o.append(eliminate(H + np.diag(lamb), q[i]) @ G)
     return (H, G), np.stack(o)
 
 
@@ -155,7 +155,7 @@ def step(rule, S, *, q, k, v, theta, theta_out=None, theta_up=None, g=None, eta=
     S = S if isinstance(S, tuple) else (S,)
     fade, q = decays(rule.forgetting, g, len(k)), scale * q
     if rule.optimiser == "exact":
-        return exact(S, q, k, v, theta, fade, lamb, 1)
+        return exact(S, q, k, v, theta, fade, lamb)
     given = {"w": w, "w0": w0, "w1": w1, "w2": w2}
     kinds = rule.memory.weights
     first, ln = [given.get(kind.name) for kind in kinds], (ln_weight, ln_bias)
