@@ -10,7 +10,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from refengine import Conv, Gate, L2Norm, ops
-from refengine.engine.checks import chosen
+from refengine.engine.checks import chosen, unused
 from refengine.errors import InputError, nearest
 from refengine.spec import Op, Option
 
@@ -152,14 +152,14 @@ def cotangents_of(op: Op, tensors: Mapping[str, NDArray[Any]], gradients: bool) 
     )
 
 
-def check_tensors(op: Op, names: Iterable[str]) -> None:
+def check_tensors(op: Op, options: Mapping[str, Any], names: Iterable[str]) -> None:
     """Every tensor of the file has a meaning for this op."""
     known = [*tensor_names(op), "do", *(("dht",) if len(op.states) == 1 else (f"dht.{t.name}" for t in op.states))]
     for name in names:
         if name in settings_known():
             raise InputError(f"{name} is a tensor here, but it is a setting: give it in the metadata, or by --set.")
         if name not in known:
-            raise InputError(f"{op.name} takes no tensor {name!r}{nearest(name, known)}.")
+            raise InputError(f"{op.name} takes no tensor {name!r}{unused(op, options, name) or nearest(name, known)}.")
 
 
 def conv_of(name: str, tensors: Mapping[str, NDArray[Any]], settings: Mapping[str, Any]) -> Conv | None:
@@ -220,8 +220,8 @@ def ask(
         raise InputError(f"The file names no op; give --op NAME (known: {', '.join(ops.names())}).")
     known = ops.get(said.get("op") or metadata["op"].strip())
     settings = {**from_metadata(metadata, known), **said}
-    op, _ = chosen(known, settings)
-    check_tensors(op, tensors)
+    op, options = chosen(known, settings)
+    check_tensors(op, options, tensors)
     plain = {t.name for t in op.inputs} | {"initial_state", "cu_seqlens", "beta_logits"}
     arguments: dict[str, Any] = {name: tensor for name, tensor in tensors.items() if name in plain}
     several = {t.name: tensors.get(name) for t, name in zip(op.states, state_names(op), strict=True)}

@@ -85,7 +85,8 @@ class Case:
         self.cotangents = {name: inputs[name] for name in COTANGENTS if inputs.get(name) is not None}
         self.judge = Judge(problem_of(op, self.inputs), grade, threads=threads, cotangents=self.cotangents)
         if not isinstance(self.judge.core, Core):
-            raise UnavailableError(f"{op} is not of the delta core; only that can be diagnosed so far.")
+            asked = self.judge.problem.title
+            raise UnavailableError(f"{asked} is not of the delta core; only that can be diagnosed so far.")
 
     def diagnosis(self, got: Mapping[str, Any], names: Sequence[str] | None) -> Diagnosis:
         """Of outputs, and of stages where there are any (`stage.NAME`)."""

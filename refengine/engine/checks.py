@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .. import ops
 from ..errors import InputError, nearest
 from ..frontend.pairing import Segment
 from ..io.interop import exact_widen, to_numpy
@@ -169,6 +170,26 @@ def chosen(op: Op, given: Mapping[str, Any]) -> tuple[Op, dict[str, Any]]:
                 f"{' or '.join(map(str, users))}."
             )
     return op if op.compose is None else op.compose(**options), options
+
+
+def unused(op: Op, options: Mapping[str, Any], name: str) -> str:
+    """Why another of an op's tensors is none with these options, if it is one: which of them it goes with."""
+    whole = {t.name: t.doc for t in ops.get(op.name).inputs}
+    if op.compose is None or name not in whole:
+        return ""
+
+    def takes(changed: str, to: Any) -> bool:
+        assert op.compose is not None
+        try:
+            return any(t.name == name for t in op.compose(**{**options, changed: to}).inputs)
+        except InputError:
+            return False
+
+    for option, rule in op.options.items():
+        takers = [x for x in rule.choices if takes(option, x)]
+        if takers:
+            return f" with {option} {options[option]}; it goes with {option} {' or '.join(takers)}"
+    return f" with these options; it is: {whole[name]}"
 
 
 def states(

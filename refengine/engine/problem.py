@@ -18,7 +18,7 @@ from ..frontend.norm import L2Norm
 from ..frontend.pairing import Conv, Paired, Segment
 from ..spec import Op
 from .axes import Sizes, measure, shape_text
-from .checks import chosen, finite, fit, floats, integers, offsets, one_of, room, schedule, states, stops, whole
+from .checks import chosen, finite, fit, floats, integers, offsets, one_of, room, schedule, states, stops, unused, whole
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +80,13 @@ class Problem:
     @property
     def allow_neg_eigval(self) -> bool:
         return self.asked.allow_neg_eigval
+
+    @property
+    def title(self) -> str:
+        """The op; of one that its options compose, with those that are not as they are by default."""
+        rules = self.op.options if self.op.compose else {}
+        chosen = [f"{name} {self.options[name]}" for name, rule in rules.items() if self.options[name] != rule.default]
+        return f"{self.op.name} with {', '.join(chosen)}" if chosen else self.op.name
 
     @property
     def initial_state(self) -> NDArray[Any] | None:
@@ -190,14 +197,15 @@ def paired(
     )
 
 
-def take(op: Op, given: Mapping[str, Any], implied: set[str], allow_nonfinite: bool) -> dict[str, NDArray[Any]]:
+def take(
+    op: Op, given: Mapping[str, Any], implied: set[str], allow_nonfinite: bool, options: Mapping[str, Any]
+) -> dict[str, NDArray[Any]]:
     """The op's inputs among the arguments, every one accounted for."""
     names = [t.name for t in op.inputs]
     for name in given:
         if name not in names:
             known = [*names, *op.options, *(f.name for f in fields(Asked))]
-            how = " with these options" if op.compose else ""
-            raise InputError(f"{op.name} takes no {name!r}{how}{nearest(name, known)}.")
+            raise InputError(f"{op.name} takes no {name!r}{unused(op, options, name) or nearest(name, known)}.")
     tensors = {
         t.name: integers(t.name, given[t.name]) if t.integer else floats(t.name, given[t.name], allow_nonfinite)
         for t in op.inputs
@@ -211,7 +219,9 @@ def take(op: Op, given: Mapping[str, Any], implied: set[str], allow_nonfinite: b
     return tensors
 
 
-def gather(op: Op, given: Mapping[str, Any], asked: Asked) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+def gather(
+    op: Op, given: Mapping[str, Any], asked: Asked, options: Mapping[str, Any]
+) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
     """The op's inputs, and what stands in for them: `gate` for the log decay, `beta_logits` for beta, the keys for
     tied values."""
     names = [t.name for t in op.inputs]
@@ -235,7 +245,7 @@ def gather(op: Op, given: Mapping[str, Any], asked: Asked) -> tuple[dict[str, ND
         if "k" not in names:
             raise InputError(f"tie_values sets v to k, but {op.name} has no k.")
         given = {**given, "v": given.get("k")}
-    return take(op, given, implied, asked.allow_nonfinite), stand_ins
+    return take(op, given, implied, asked.allow_nonfinite, options), stand_ins
 
 
 def pairing(
@@ -325,7 +335,7 @@ def build(op: str, given: Mapping[str, Any], asked: Asked) -> Problem:
     one_of("device", asked.device, DEVICES)
     one_of("form", asked.form, FORMS)
     loose = asked.allow_nonfinite
-    tensors, stand_ins = gather(spec, {n: x for n, x in given.items() if n not in spec.options}, asked)
+    tensors, stand_ins = gather(spec, {n: x for n, x in given.items() if n not in spec.options}, asked, options)
     gate, beta_logits = stand_ins.get("gate"), stand_ins.get("beta_logits")
     measured = dict(tensors)
     if gate is not None:

@@ -63,7 +63,7 @@ class Core:
     def lowered(cls, p: Problem, x: Any) -> Core:
         if not isinstance(x, Delta):
             raise UnavailableError(
-                f"{p.op.name} is not of the delta core; only that and the exact learners can be emulated so far."
+                f"{p.title} is not of the delta core; only that and the exact learners can be emulated so far."
             )
         k = plain(x.k)
         folded = (p.sizes["HV"], p.sizes["V"]) if x.folded else None

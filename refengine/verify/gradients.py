@@ -47,7 +47,7 @@ class Backward:
         leaves: dict[str, Traced] = {}
         lowered, _ = prepare(p, lambda name, array: leaves.setdefault(name, leaf(array)))
         if not isinstance(lowered, Delta) or (core.b is not None and core.b.shape[3] > 1):
-            raise UnavailableError(f"{p.op.name} as it is asked here has no gradients that can be judged so far.")
+            raise UnavailableError(f"{p.title} as it is asked here has no gradients that can be judged so far.")
         sizes = tuple(p.sizes[letter] for letter in ("B", "T", "HV", "V"))
         asked = np.zeros(sizes) if do is None else like("do", do, sizes, "[B, T, HV, V]", p)
         end = last_states(p, dht)[0]

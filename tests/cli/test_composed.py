@@ -54,7 +54,7 @@ def test_the_composed_learner_from_a_file(bench):
     }
     assert all(metadata[name] == str(value) for name, value in options.items())
     bench.refused_file(source, "--set", "optimiser=exact", says=["optimiser exact", "model mlp", "closed form"])
-    bench.refused_file(source, says=["ttt takes no tensor 'eta'"])
+    bench.refused_file(source, says=["ttt takes no tensor 'eta' with optimiser gradient; it goes with optimiser"])
 
 
 def test_words_of_whoever_trained_it_are_notes_elsewhere(bench):

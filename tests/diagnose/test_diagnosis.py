@@ -88,3 +88,6 @@ def test_what_cannot_be_asked_is_refused():
     x = np.ones((1, 3, 1, 2))
     with pytest.raises(UnavailableError, match="is not of the delta core"):
         refengine.diagnose("softmax_attention", {"q": x, "k": x, "v": x}, {"o": x})
+    given = {"q": x, "k": x, "v": x, "theta": np.ones((1, 3, 1)), "loss": "huber", "chunk_size": 1}
+    with pytest.raises(UnavailableError, match="ttt with loss huber is not of the delta core"):
+        refengine.diagnose("ttt", given, {"o": x})

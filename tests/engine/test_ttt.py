@@ -381,7 +381,12 @@ BAD = {
     "a norm of 1": (dict(loss="p_norm", power=1), "power is 1", "at least 2"),
     "a mini-batch of nothing": (dict(chunk_size=0), "chunk_size is 0", "at least 1"),
     "no momentum": (dict(optimiser="heavy_ball"), "ttt needs eta", "missing"),
-    "momentum of none": (dict(eta=np.ones((1, 3, 1))), "ttt takes no 'eta' with these options"),
+    "momentum of none": (dict(eta=np.ones((1, 3, 1))), "with optimiser gradient; it goes with optimiser heavy_ball."),
+    "a decay of nothing": (
+        dict(g=np.zeros((1, 3, 1))), "no 'g' with forgetting none; it goes with forgetting scalar or channel.",
+    ),
+    "lengths of nothing": (dict(w=np.ones((1, 2, 2))), "ttt takes no 'w' with these options; it is: first weights of"),
+    "a name of nothing": (dict(gg=np.ones((1, 3, 1))), "ttt takes no 'gg' (known: "),
     "no decay": (dict(forgetting="scalar"), "ttt needs g [B, T, HV]"),
     "no first weights": (dict(model="swiglu"), "ttt needs w0 [HV, R, K]"),
     "no ridge": (dict(optimiser="exact"), "ttt needs lamb [HV, K]"),
