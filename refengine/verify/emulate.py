@@ -5,7 +5,6 @@ can be altered: what a mistake would compute."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -83,6 +82,13 @@ class Core:
             problem=p,
         )
 
+    def begins(self, run: Run) -> NDArray[np.bool_]:
+        """[B, T]: the tokens that begin a chunk and are not the first of their sequence."""
+        found = np.zeros((self.v.shape[0], self.v.shape[1] // self.micro), bool)
+        for row, t0, t1 in self.segments if run.algorithm == "chunk" else ():
+            found[row, cuts(self, run, t0, t1)[1:-1] // self.micro] = True
+        return found
+
     def outputs(self, policy: Policy, run: Run) -> dict[str, Array]:
         """o and the final state in the policy's arithmetic."""
         o, final = emulate(self, policy, run)
@@ -136,6 +142,23 @@ def emulate(core: Core, policy: Policy, run: Run, threads: int | None = None) ->
     return o, final
 
 
+def span(core: Core, run: Run) -> int:
+    """Micro-steps of a whole chunk."""
+    return max(core.micro, run.chunk // core.micro * core.micro)
+
+
+def cuts(core: Core, run: Run, t0: int, t1: int) -> NDArray[np.int64]:
+    """Micro-steps of the sequence t0 .. t1 where chunks begin and end; calls begin with a chunk."""
+    micro, whole = core.micro, span(core, run)
+    calls = sorted({t0, t1, *(t0 + s for s in run.splits if 0 < s < t1 - t0)})
+    at = {t1 * micro}
+    for left, right in pairwise(calls):
+        begin = left * micro
+        phase = ((right - left) * micro if run.whole_end else run.phase // micro * micro) % whole
+        at |= {begin, *range(begin + (phase or whole), right * micro, whole)}
+    return np.array(sorted(at), np.int64)
+
+
 def in_parallel(job: Any, threads: int | None) -> None:
     """Every sequence and head of a job, the longest first."""
     core = job.core
@@ -186,20 +209,8 @@ class Job:
         self.pad = kernel.PAD // self.dtype.itemsize
         self.Vp = -(-self.V // self.pad) * self.pad
         self.Kr = -(-self.K // kernel.ROWS) * kernel.ROWS
-        self.span = max(core.micro, run.chunk // core.micro * core.micro)
-        self.phase = run.phase // core.micro * core.micro % self.span
+        self.span = span(core, run)
         self.local = local()
-
-    def cuts(self, t0: int, t1: int) -> tuple[Sequence[int], NDArray[np.int64]]:
-        """(tokens after which a call ends, micro-steps where chunks begin and end)."""
-        micro = self.core.micro
-        calls = sorted({t0, t1, *(t0 + s for s in self.of.splits if 0 < s < t1 - t0)})
-        at = {t1 * micro}
-        for left, right in pairwise(calls):
-            begin = left * micro
-            phase = (right - left) * micro % self.span if self.of.whole_end else self.phase
-            at |= {begin, *range(begin + (phase or self.span), right * micro, self.span)}
-        return calls, np.array(sorted(at), np.int64)
 
     def room(self) -> tuple[Array, ...]:
         """This thread's scratch arrays."""
@@ -239,13 +250,12 @@ class Job:
         micro = self.core.micro
         S = self.enter(n, h)
         arrays = (self.q, self.k, self.e, self.v, self.b, self.g)
-        _, cuts = self.cuts(t0, t1)
         heads, cursor, rule = self.rule(n, h)
         flat, scale = S.reshape(-1), self.dtype.type(self.core.scale)
         rest = (flat, self.room(), self.o, self.forms, self.on, self.noise, self.of.seed != 0, cursor, rule, scale)
         if self.chunked:
             if t1 > t0:
-                kernel.chunked((row, t0 * micro), cuts, heads, *arrays, *rest)
+                kernel.chunked((row, t0 * micro), cuts(self.core, self.of, t0, t1), heads, *arrays, *rest)
         else:
             kernel.recurrent((row, t0 * micro), t1 * micro, heads, *arrays, *rest)
         self.final[n, h] = S[: self.K, : self.V]

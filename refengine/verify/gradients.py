@@ -22,7 +22,7 @@ from ..numbers import formats
 from ..numbers.bounded import Bounded
 from ..numbers.traced import Traced, leaf
 from ..spec import Delta
-from .emulate import Core, Job, Run, in_parallel
+from .emulate import Core, Job, Run, cuts, in_parallel
 from .policy import Policy
 from .yardstick import part_of
 
@@ -103,26 +103,31 @@ class _Back(Job):
         S, Z = self.enter(n, h), np.zeros((self.Kr, self.Vp), self.dtype)
         if self.back.dht is not None:
             Z[: self.K, : self.V] = self.back.dht[n, h]
-        _, cuts = self.cuts(t0, t1)
+        at = cuts(self.core, self.of, t0, t1)
         heads, cursor, rule = self.rule(n, h)
-        marks = np.zeros((max(len(cuts) - 1, 1), S.size), self.dtype)
+        marks = np.zeros((max(len(at) - 1, 1), S.size), self.dtype)
         where, scale, noisy = (row, t0 * self.core.micro), self.dtype.type(self.core.scale), self.of.seed != 0
         arrays = (self.q, self.k, self.e, self.v, self.b, self.g)
-        for c in range(len(cuts) - 1):
+        for c in range(len(at) - 1):
             marks[c] = S.reshape(-1)
             rest = (S.reshape(-1), self.room(), self.o, self.forms, self.on, self.noise, noisy, cursor, rule, scale)
-            cursor = forward.chunked(where, cuts[c : c + 2], heads, *arrays, *rest)
+            cursor = forward.chunked(where, at[c : c + 2], heads, *arrays, *rest)
         room = (self.do, Z.reshape(-1), self.room(), self.more_room(), marks, *self.found.values())
         how = (self.forms, self.on, self.noise, noisy, cursor, rule, self.wrong, scale)
-        kernel.backward(where, cuts, heads, *arrays, *room, *how)
+        kernel.backward(where, at, heads, *arrays, *room, *how)
         self.final[n, h] = Z[: self.K, : self.V]
+
+
+def by_chunks(run: Run) -> Run:
+    """How the way back is emulated."""
+    return run if run.algorithm == "chunk" else replace(run, algorithm="chunk", chunk=WITHOUT_CHUNKS)
 
 
 def emulate(
     of: Backward, policy: Policy, run: Run, slips: tuple[str, ...] = (), threads: int | None = None
 ) -> dict[str, Array]:
     """The gradients of every input, by their names with a d before, in float64 but rounded to the policy's formats."""
-    run = replace(run, algorithm="chunk", chunk=run.chunk if run.algorithm == "chunk" else WITHOUT_CHUNKS)
+    run = by_chunks(run)
     job = _Back(of, policy, run, sum(kernel.SLIPS[name] for name in slips))
     in_parallel(job, threads)
     core, found = of.core, job.found

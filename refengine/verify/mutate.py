@@ -273,7 +273,8 @@ def tier_e(op: str, seeds: Sequence[int]) -> Tier:
 
 
 def percent(pair: tuple[int, int]) -> str:
-    return f"{100 * pair[0] / pair[1]:.0f} %" if pair[1] else "-"
+    """Rounded down: 100 % is all of them."""
+    return f"{100 * pair[0] // pair[1]} %" if pair[1] else "-"
 
 
 def lines(matrices: Sequence[Matrix], tier: Tier, every: bool) -> list[str]:

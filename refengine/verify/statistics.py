@@ -103,8 +103,8 @@ def measure(
     squares, V = sums[..., compare.SQUARES], y.shape[-1]
     sigma2 = scale.sigma**2
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        rho = np.sqrt(squares) / scale.sigma
-        z = sums[..., compare.LARGEST] * np.sqrt(V) / scale.sigma
+        rho = np.sqrt(squares) / scale.row
+        z = sums[..., compare.LARGEST] * np.sqrt(V) / scale.row
     if rho.size == 0:
         nothing = dict.fromkeys(NAMES, 0.0)
         return Statistics(view, nothing, limits_of(policy, 1, strict), {}, rho, (), 0)

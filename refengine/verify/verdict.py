@@ -18,7 +18,7 @@ from ..io.interop import exact_widen, to_numpy
 from . import criteria
 from .candidates import Called, Live
 from .emulate import Run
-from .gradients import Backward
+from .gradients import Backward, by_chunks
 from .gradients import emulate as backward
 from .laws import check
 from .mesa import core_of
@@ -140,7 +140,14 @@ class Judge:
         true = {view.name: view for view in views(truth)}
         groups = members(self.policy)
         groups.pop("recurrent", None) if "chunk" in groups else None
-        self.scale |= scales(true, bound, self.policy, groups.values(), lambda run: backward(back, self.policy, run))
+        self.scale |= scales(
+            true,
+            bound,
+            self.policy,
+            groups.values(),
+            lambda run: backward(back, self.policy, run),
+            lambda run: self.core.begins(by_chunks(run)),
+        )
         given = zip(p.op.final_names(), p.initial, strict=True)
         self.optional = {"d" + name.replace("final", "initial") for name, x in given if x is None}
         self.true |= true
@@ -289,7 +296,7 @@ class Judge:
         y = true.values[s.worst]
         d = np.abs(x - y)
         i = int(np.argmax(np.where(np.isnan(d), np.inf, d)))
-        sigma = float(self.scale[s.view].sigma[s.worst] / np.sqrt(y.size))
+        sigma = float(self.scale[s.view].row[s.worst] / np.sqrt(y.size))
         return {
             "view": s.view,
             "index": [*s.worst, i],

@@ -8,7 +8,8 @@ permuted; value channels never meet in a sum) and in the noise that stands for e
 being judged by the luck of its own ensemble: a share of what nine in ten rows near it stay below, less where the row is
 smaller than they are. Then the output's own rounding, what the truth itself may be off by, and eta, the spacing of
 the output's smallest numbers (its smallest normal one where subnormals may be flushed). All of it is drawn from
-counters: the same bits on every run."""
+counters: the same bits on every run. Where one row is judged alone (rho, Q, z), it may err as much as members do near
+it in rows where their chunks begin or end."""
 
 from __future__ import annotations
 
@@ -56,10 +57,11 @@ class View:
 
 @dataclass(frozen=True)
 class Scale:
-    """What the rows of one view are measured by: sigma and its parts; `bias`, the largest coherent gain of a member
-    in units of the view's expected relative error."""
+    """What the rows of one view are measured by: sigma and its parts; `row`, what one row alone may be measured by;
+    `bias`, the largest coherent gain of a member in units of the view's expected relative error."""
 
     sigma: Array
+    row: Array
     certificate: Array  # |delta_r|: what the truth may be off by
     bias: float
     parts: Mapping[str, Array] = field(default_factory=dict)
@@ -164,7 +166,8 @@ def yardstick(p: Problem, truth: Solution, policy: Policy, core: Any = None) -> 
     """The scale of every view of every output."""
     core = Core.of(p) if core is None else core
     groups = members(policy).values()
-    return scales(truth_views(truth), bounds(truth), policy, groups, lambda run: core.outputs(policy, run))
+    begins = core.begins if isinstance(core, Core) else None
+    return scales(truth_views(truth), bounds(truth), policy, groups, lambda run: core.outputs(policy, run), begins)
 
 
 def scales(
@@ -173,25 +176,59 @@ def scales(
     policy: Policy,
     groups: Iterable[Iterable[Run]],
     outputs: Callable[[Run], Mapping[str, Array]],
+    begins: Callable[[Run], NDArray[np.bool_]] | None = None,
 ) -> dict[str, Scale]:
-    """The scale of every true view, from the outputs of an ensemble whose members are of several groups."""
+    """The scale of every true view, from the outputs of an ensemble whose members are of several groups; `begins`
+    says at which tokens [B, T] a member's chunks begin."""
     squares: dict[str, list[list[Array]]] = {name: [] for name in true}
     gains: dict[str, list[Array]] = {name: [] for name in true}
+    ends = {name: Ends(view.values.shape[:-1], policy.chunk) for name, view in true.items() if view.kind == "tokens"}
     for runs in groups:
         for found in squares.values():
             found.append([])
         for run in runs:
+            starts = None if begins is None else begins(run)
             for view in views(outputs(run)):
                 sums = moments(view.values, true[view.name])
                 squares[view.name][-1].append(sums[..., compare.SQUARES])
                 gains[view.name].append(sums.reshape(-1, compare.MOMENTS).sum(axis=0))
+                if starts is not None and view.name in ends:
+                    ends[view.name].see(sums[..., compare.SQUARES], starts)
     return {
-        name: scale_of(view, squares[name], gains[name], certificates(view, bound[view.base]), policy)
+        name: scale_of(view, squares[name], gains[name], certificates(view, bound[view.base]), policy, ends.get(name))
         for name, view in true.items()
     }
 
 
-def scale_of(view: View, squares: list[list[Array]], gains: list[Array], delta: Array, policy: Policy) -> Scale:
+class Ends:
+    """What members err in rows that begin a chunk, and in rows that end one.
+
+    Nobody says where a candidate's chunks begin, and such rows may err several times as much as those between (of dk
+    and dv, where keys are nearly parallel: three times on average). The members' borders are at few tokens, so that a
+    row's own ensemble has rarely seen what it errs as one; it has seen what rows near it do. One row is measured by
+    that; in sums over many, where few are at borders, sigma counts."""
+
+    def __init__(self, shape: tuple[int, ...], chunk: int) -> None:
+        self.reach = max(NEAR, chunk)
+        self.squares, self.count = np.zeros((2, *shape)), np.zeros((2, *shape[:2], 1))
+
+    def see(self, squares: Array, begins: NDArray[np.bool_]) -> None:
+        """One member's squared errors [B, rows, heads], and at which tokens [B, T] its chunks begin."""
+        each = squares.shape[1] // begins.shape[1]
+        for b, t in np.argwhere(begins):
+            for place, at in enumerate((t * each, t * each - 1)):
+                near = slice(max(0, at - self.reach * each), at + self.reach * each + 1)
+                self.squares[place, b, near] += squares[b, at]
+                self.count[place, b, near] += 1
+
+    def expected(self) -> Array:
+        """Root mean squares [B, rows, heads] of such rows near each row, of whichever of the two err more."""
+        return np.asarray(np.sqrt((self.squares / np.maximum(self.count, 1)).max(axis=0)))
+
+
+def scale_of(
+    view: View, squares: list[list[Array]], gains: list[Array], delta: Array, policy: Policy, ends: Ends | None
+) -> Scale:
     """sigma of one view from what its ensemble erred."""
     spread = np.zeros(view.values.shape[:-1])
     for group in squares:
@@ -201,16 +238,18 @@ def scale_of(view: View, squares: list[list[Array]], gains: list[Array], delta: 
     out = policy.format({"state": "state", "tokens": "io"}.get(view.kind, "gate"))
     width = np.sqrt(view.values.shape[-1])
     eta = out.tiny if policy.ftz else out.tiny * 2 * out.u
+    usual, share = neighbourhood(spread, norm, view.along)
     parts = {
         "ensemble": spread,
-        "neighbours": smoothed(spread, norm, view.along, FINE_SMOOTHING if policy.fine else SMOOTHING),
+        "neighbours": (FINE_SMOOTHING if policy.fine else SMOOTHING) * usual * share,
         "output rounding": KAPPA * out.u * norm,
         "truth": delta,
         "smallest number": np.full(spread.shape, width * eta),
     }
     sigma = np.maximum.reduce(list(parts.values()))
     expected = np.sqrt((sigma**2).sum()) / max(np.sqrt((norm**2).sum()), np.finfo(float).tiny)
-    return Scale(sigma, delta, max((gain(g, expected) for g in gains), default=0.0), parts)
+    row = sigma if ends is None else np.maximum(sigma, ends.expected())
+    return Scale(sigma, row, delta, max((gain(g, expected) for g in gains), default=0.0), parts)
 
 
 def gain(sums: Array, expected: float) -> float:
@@ -221,22 +260,22 @@ def gain(sums: Array, expected: float) -> float:
     return float(max(along, signs) / expected) if expected > 0 else 0.0
 
 
-def smoothed(spread: Array, norm: Array, along: int, weight: float) -> Array:
-    """W: a share of what nine in ten of a row's neighbours err, less where the row is smaller than their median."""
+def neighbourhood(spread: Array, norm: Array, along: int) -> tuple[Array, Array]:
+    """(what nine in ten of a row's neighbours stay below, the row's size in units of their median but at most 1)."""
     if spread.shape[along] == 0:
-        return spread
+        return spread, spread
     errs, sizes = np.moveaxis(spread, along, -1), np.moveaxis(norm, along, -1)
     flat = np.stack([errs.reshape(-1, errs.shape[-1]), sizes.reshape(-1, sizes.shape[-1])])
     near = min(NEAR, flat.shape[-1] - 1)
     padded = np.pad(flat, ((0, 0), (0, 0), (near, near)), mode="reflect" if near else "edge")
-    out = np.empty(flat.shape[1:])
+    out = np.empty(flat.shape)
     count = 2 * near + 1
     high, middle = min(count - 1, round(QUANTILE * (count - 1))), count // 2
     for i in range(flat.shape[1]):
         windows = np.lib.stride_tricks.sliding_window_view(padded[:, i], count, axis=-1)
-        usual = np.partition(windows[0], high, axis=-1)[:, high]
+        out[0, i] = np.partition(windows[0], high, axis=-1)[:, high]
         median = np.partition(windows[1], middle, axis=-1)[:, middle]
         with np.errstate(over="ignore"):
-            share = np.minimum(1.0, flat[1, i] / np.maximum(median, np.finfo(float).tiny))
-        out[i] = weight * usual * share
-    return np.moveaxis(out.reshape(errs.shape), -1, along)
+            out[1, i] = np.minimum(1.0, flat[1, i] / np.maximum(median, np.finfo(float).tiny))
+    usual, share = (np.moveaxis(x.reshape(errs.shape), -1, along) for x in out)
+    return usual, share

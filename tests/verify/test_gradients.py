@@ -89,6 +89,24 @@ def test_honest_gradients_pass_and_wrong_ones_fail(judges, grade):
             assert judge.verdict(stored(judge, got), names).verdict == "FAIL", mutant.name
 
 
+@pytest.mark.parametrize(
+    ("regime", "seed", "calls"),
+    [("corr", 31, [((1,), 128), ((50, 100), 128)]), ("strong", 65, [((1,), 64), ((63, 65), 16)])],
+)
+def test_rows_at_the_borders_of_chunks_may_err_more(regime, seed, calls):
+    """dk where a chunk begins and keys are nearly parallel, dv where one ends and it is small: several sigma."""
+    p = problem_of(OP, trial(OP, regime, seed, B=2, T=150))
+    judge = Judge(p, "bf16", cotangents=cotangents(p, 60 if seed > 60 else 30))
+    beyond = []
+    for splits, chunk in calls:
+        got = emulate(judge.back, judge.policy, Run("chunk", chunk, splits=splits))
+        assert judge.verdict(stored(judge, got), [*got]).verdict == "PASS"
+        for name in ("dk", "dv"):
+            off = np.sqrt(((got[name] - judge.values(name)) ** 2).sum(axis=-1))
+            beyond.append((off / judge.scale[name].sigma).max())
+    assert max(beyond) > 4.4
+
+
 def test_a_gradient_that_is_missing_or_misshapen_is_told(judges):
     judge = judges["f32"]
     got = stored(judge, emulate(judge.back, judge.policy, Run("chunk", 64)))
