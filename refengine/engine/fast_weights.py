@@ -68,7 +68,7 @@ class Operands:
         ln = x.norm or (np.ones((HV, V)), np.zeros((HV, V)))
         rule = {
             "model": MODELS[x.model],
-            "act": fast_rule.GELU if x.activation == "gelu" else fast_rule.SILU,
+            "act": fast_rule.GELU if x.activation == "gelu" and x.model != "swiglu" else fast_rule.SILU,
             "loss": LOSSES[x.loss],
             "read": READS[x.read],
             "output": OUTPUTS[x.output],

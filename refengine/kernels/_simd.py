@@ -115,11 +115,13 @@ def take(typing: Any, array: Any, index: Any, like: Any) -> Any:
 
 @intrinsic
 def store(typing: Any, array: Any, index: Any, value: Any) -> Any:
-    """Put the lanes into a contiguous array from flat `index` on."""
+    """Put the lanes into a contiguous array from flat `index` on, rounded to its type where that is narrower."""
+    kept = Vec(array.dtype, value.lanes * array.dtype.bitwidth // 8)
 
     def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        put = builder.store(args[2], _address(context, builder, sig.args[0], args[0], args[1], sig.args[2]))
-        put.align = sig.args[2].dtype.bitwidth // 8
+        lanes = args[2] if kept.ir == value.ir else builder.fptrunc(args[2], kept.ir)
+        put = builder.store(lanes, _address(context, builder, sig.args[0], args[0], args[1], kept))
+        put.align = kept.dtype.bitwidth // 8
         return context.get_dummy_value()
 
     return types.void(array, types.intp, value), code
@@ -313,11 +315,29 @@ def power_of_two(typing: Any, shifted: Any) -> Any:
     """2^n, |n| <= 1022, from n + 1.5 * 2^52: the low bits of that sum are n, and become the exponent."""
 
     def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        word = ir.IntType(64)
-        bits = builder.shl(builder.bitcast(args[0], word), word(52))
-        return builder.bitcast(builder.add(bits, word(1023 << 52)), ir.DoubleType())
+        kind = args[0].type
+        lanes = [ir.IntType(64)(x) for x in (52, 1023 << 52)]
+        if isinstance(shifted, Vec):
+            lanes = [ir.Constant(ir.VectorType(x.type, shifted.lanes), [x] * shifted.lanes) for x in lanes]
+        width, one = lanes
+        bits = builder.shl(builder.bitcast(args[0], one.type), width)
+        return builder.bitcast(builder.add(bits, one), kind)
 
-    return types.float64(types.float64), code
+    return shifted(shifted), code
+
+
+@intrinsic
+def choose(typing: Any, x: Any, this: Any, that: Any) -> Any:
+    """`this` where x >= 0, `that` where it is below or NaN; a number stands for a vector of it."""
+
+    def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        given, *ways = (
+            a if k == x or not isinstance(x, Vec) else _spread(builder, x, a)
+            for k, a in zip(sig.args, args, strict=True)
+        )
+        return builder.select(builder.fcmp_ordered(">=", given, given.type(None)), *ways)
+
+    return x(x, *(k if isinstance(k, Vec) else x.dtype if isinstance(x, Vec) else x for k in (this, that))), code
 
 
 @intrinsic

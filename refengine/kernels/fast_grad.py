@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from . import _math, _products
-from ._jit import inline, njit
-from .fast_rows import GELU_A, GELU_B, row_dot
-from .fast_rule import SILU, SWIGLU
+from . import _products, fast_rows
+from ._jit import njit
+from .fast_rows import curve, row_dot
+from .fast_rule import SWIGLU
 
 
 @njit
@@ -29,31 +29,10 @@ def row_dots(x, y, out):
         out[i] = row_dot(x, i * D, y, i * D, D)
 
 
-@inline
-def curve(z, act):
-    """(y, y', y'') of an activation."""
-    if act == SILU:
-        s = _math.sigmoid(z)
-        t = s * (1.0 - s)
-        return z * s, s + z * t, t * (2.0 + z * (1.0 - 2.0 * s))
-    s = _math.sigmoid(z * (GELU_A + GELU_B * (z * z)))
-    t = s * (1.0 - s)
-    p = GELU_A + 3.0 * GELU_B * (z * z)
-    return z * s, s + z * (t * p), t * (2.0 * p + z * ((1.0 - 2.0 * s) * (p * p) + 6.0 * GELU_B * z))
-
-
 @njit
 def activate(Z, X, D, model, act):
-    """X = act(Z), D = its derivative (SwiGLU: of X by the gate, then by the up half)."""
-    n, h = X.shape
-    for i in range(n):
-        for j in range(h):
-            y, slope, _ = curve(np.float64(Z[i, j]), act)
-            if model == SWIGLU:
-                u = np.float64(Z[i, h + j])
-                X[i, j], D[i, j], D[i, h + j] = y * u, u * slope, y
-            else:
-                X[i, j], D[i, j] = y, slope
+    """X = act(Z), D = its derivative."""
+    fast_rows.activate(Z, X, D, model, act, np.int64(1))
 
 
 @njit

@@ -10,7 +10,7 @@ import numpy as np
 
 from . import _math
 from ._jit import inline, part
-from ._simd import BLOCK, at, block, called, fma, prefetch, put, total
+from ._simd import BLOCK, at, block, called, fma, prefetch, put, spread, store, take, total
 from .fast_rule import DOT, HUBER, POWER, SILU, SWIGLU
 
 GELU_A, GELU_B = 1.5957691216057308, 0.07135481627260025  # 2 sqrt(2 / pi), and that times 0.044715
@@ -127,34 +127,54 @@ def add_row(x, row, factors):
             out[j] = out[j] + f * row[j]
 
 
+@inline
+def curve(z, act):
+    """(y, y', y'') of an activation, for numbers and vectors alike."""
+    if act == SILU:
+        s = _math.quick_sigmoid(z)
+        t = s * (1.0 - s)
+        return z * s, fma(z, t, s), t * (2.0 + z * (1.0 - 2.0 * s))
+    q = z * z
+    s = _math.quick_sigmoid(z * (GELU_A + GELU_B * q))
+    t = s * (1.0 - s)
+    p = GELU_A + (3.0 * GELU_B) * q
+    return z * s, fma(z, t * p, s), t * (2.0 * p + z * ((1.0 - 2.0 * s) * (p * p) + (6.0 * GELU_B) * z))
+
+
 @part
 def activate(Z, X, D, model, act, slope):
     """X = act(Z), and where `slope` is set D = its derivative (SwiGLU: of X by the gate, then by the up half)."""
     called()
     n, h = X.shape
+    wide = Z.shape[1]
+    lanes = spread(1.0)
+    whole = h - h % (BLOCK // 8)
     for i in range(n):
-        z, x, d = Z[i], X[i], D[i]
-        if model == SWIGLU:
-            for j in range(h):
-                s = _math.sigmoid(np.float64(z[j]))
-                y = z[j] * s
-                x[j] = y * z[h + j]
+        to, at_z = i * h, i * wide
+        for j in range(0, whole, BLOCK // 8):
+            y, bend, _ = curve(take(Z, at_z + j, lanes), act)
+            if model == SWIGLU:
+                u = take(Z, at_z + h + j, lanes)
+                store(X, to + j, y * u)
                 if slope:
-                    d[j] = z[h + j] * (s * (1.0 + z[j] * (1.0 - s)))
-                    d[h + j] = y
-        elif act == SILU:
-            for j in range(h):
-                s = _math.sigmoid(np.float64(z[j]))
-                x[j] = z[j] * s
+                    store(D, at_z + j, u * bend)
+                    store(D, at_z + h + j, y)
+            else:
+                store(X, to + j, y)
                 if slope:
-                    d[j] = s * (1.0 + z[j] * (1.0 - s))
-        else:
-            for j in range(h):
-                q = np.float64(z[j]) * z[j]
-                s = _math.sigmoid(z[j] * (GELU_A + GELU_B * q))
-                x[j] = z[j] * s
+                    store(D, at_z + j, bend)
+        for j in range(whole, h):
+            y, bend, _ = curve(np.float64(at(Z, at_z + j)), act)
+            if model == SWIGLU:
+                u = np.float64(at(Z, at_z + h + j))
+                put(X, to + j, y * u)
                 if slope:
-                    d[j] = s + z[j] * ((s * (1.0 - s)) * (GELU_A + 3.0 * GELU_B * q))
+                    put(D, at_z + j, u * bend)
+                    put(D, at_z + h + j, y)
+            else:
+                put(X, to + j, y)
+                if slope:
+                    put(D, at_z + j, bend)
 
 
 @inline
