@@ -19,6 +19,8 @@ from refengine import ops
 from refengine.engine import delta as running
 from refengine.engine import softmax
 from refengine.engine.run import CERTIFIED
+from refengine.kernels import fast_grad, fast_rule
+from refengine.kernels._products import panel_shape
 
 TOKENS = 11
 BATCHED = tuple(name for name in ops.NAMES if "chunk_size" in ops.get(name).options)
@@ -205,8 +207,17 @@ def test_window_and_span_do_not_touch_the_bits(monkeypatch):
 
 
 def digest():
-    """One hash over outputs and bounds of every op, in every precision."""
+    """One hash over outputs and bounds of every op, in every precision; and over what those sizes are too narrow for:
+    activations and products by whole vectors."""
     h = hashlib.sha256()
+    rng = np.random.default_rng(0)
+    for act in (fast_rule.GELU, fast_rule.SILU):
+        X, D = np.zeros((3, 19)), np.zeros((3, 38))
+        fast_grad.activate(rng.standard_normal((3, 38)), X, D, fast_rule.SWIGLU, act)
+        h.update(X.tobytes() + D.tobytes())
+    C, panel = np.zeros((9, 75)), np.zeros(panel_shape(8))
+    fast_grad.product(C, rng.standard_normal((600, 9)), 1, rng.standard_normal((75, 600)), 1, panel)
+    h.update(C.tobytes())
     for name in ops.NAMES:
         several = ("float64", "float32", "certified") if family(name) in CERTIFIED else ("float64", "float32")
         for precision in several[:1] if name in BATCHED else several:  # their kernel compiles for long, thrice here
