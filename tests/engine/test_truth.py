@@ -74,7 +74,8 @@ def test_a_step_per_value_channel(name):
 @pytest.mark.parametrize(("name", "convention", "regime"), every())
 def test_float64_step_agrees_within_both_bounds(name, convention, regime):
     """NumPy sums a dot product in an order of its own: K roundings where the kernel has K / 4 + 2, so at most four
-    times the bound, and libm's exp."""
+    times the bound, and libm's exp. LaCT's Newton-Schulz steps can make 1e-11 of what rounds by 1e-16; there both err
+    about as much, which the kernel's bound says."""
     p = problem(name, {**case(name, regime), "convention": convention})
     s = execute(p)
     o, final = define(p)
@@ -82,7 +83,7 @@ def test_float64_step_agrees_within_both_bounds(name, convention, regime):
         assert (abs(s.o - o) <= 6 * s.bound["o"][..., None]).all()
         check_states(s, final, lambda x, y: abs(x - y), 6)
     scale = abs(o).max()
-    assert abs(s.o - o).max() <= 1e-11 * scale
+    assert abs(s.o - o).max() <= max(1e-11 * scale, 6 * s.bound["o"].max() if name in BATCHED else 0)
 
 
 @pytest.mark.parametrize("name", ops.NAMES)
