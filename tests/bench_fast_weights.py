@@ -1,5 +1,6 @@
 """Fast weights against the time of their own matrix products through NumPy's BLAS, in one run and on one thread:
-`OPENBLAS_NUM_THREADS=1 python tests/bench_fast_weights.py`. Rounds are interleaved; ratios, not times.
+`OPENBLAS_NUM_THREADS=1 python tests/bench_fast_weights.py`. Rounds are interleaved; ratios, not times,
+of processor time, which another process on the same core does not stretch.
 
 The products counted are those of the mini-batch's dual form at the same sizes, each one call of `numpy.matmul` into a
 ready array. Everything else is overhead: activations, LayerNorm, packing; and for `solve` its front end and the second
@@ -70,9 +71,9 @@ CASES = {
 
 
 def timed(call):
-    clock = time.perf_counter()
+    clock = time.process_time()
     call()
-    return time.perf_counter() - clock
+    return time.process_time() - clock
 
 
 def kernel(name, x):

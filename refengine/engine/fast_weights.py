@@ -31,6 +31,7 @@ from .run import run_all
 from .solution import Answer
 
 Array = NDArray[Any]
+PIECE = 256  # tokens of a mini-batch that is one step taken at a time: they stay in the second-level cache
 SPAN, WORK = 1024, 1 << 27  # tokens between two looks at the stop flag; or multiplications, if those take longer
 BALLS = 400_000  # multiplications that the definition may take in balls, about a tenth of a second
 BITS, RADIUS = (128, 512, 2048), 2.0**-70  # of a ball: tried in turn until none is wider than that
@@ -176,7 +177,8 @@ class Job:
     def scratch(self) -> tuple[Any, ...]:
         """This thread's room for one mini-batch."""
         if not hasattr(self.room, "arrays"):
-            self.room.arrays = scratch(self.x, self.shapes, self.longest, self.dtype)
+            tokens = min(self.longest, PIECE) if self.x.whole else self.longest
+            self.room.arrays = scratch(self.x, self.shapes, tokens, self.dtype)
         arrays: tuple[Any, ...] = self.room.arrays
         return arrays
 
@@ -262,12 +264,13 @@ def as_chunks(batches: list[tuple[int, int, bool, bool]]) -> Array:
 
 
 def scratch(x: FastWeights, shapes: tuple[int, int, int], C: int, dtype: np.dtype[Any]) -> tuple[Any, ...]:
-    """The kernel's room for mini-batches of up to C tokens."""
+    """The kernel's room for C tokens at a time."""
     K, R, V = shapes
     one_layer = x.model == "linear"
     wide = 0 if one_layer else 2 * R if x.model == "swiglu" else R
     R = K if one_layer else R
     few = 0 if one_layer else C
+    biased = "b2" in x.slots
     square = C * C if x.read == "during" else 0
 
     def room(*shape: int) -> Array:
@@ -277,8 +280,7 @@ def scratch(x: FastWeights, shapes: tuple[int, int, int], C: int, dtype: np.dtyp
         side = min(rows, cols) if x.muon is not None else 0
         return room(side, side), room(side, side), room(rows, cols)
 
-    wide_room = room(C if x.by_channel else 0, K)
-    inputs = (room(C, K), room(C, K), room(C, V), wide_room, np.empty_like(wide_room))
+    inputs = (room(C, K), room(C, K), room(C, V), room(C + 1, K), room(C if x.by_channel else 0, K))
     rows1 = (
         tuple(room(C, n) for n in (wide, R, wide, wide, R, wide, R, wide, wide))
         if few
@@ -290,7 +292,8 @@ def scratch(x: FastWeights, shapes: tuple[int, int, int], C: int, dtype: np.dtyp
     split = x.model == "swiglu" and x.muon is not None and not x.grouped
     half = (K, R) if split else (0, 0)
     leaps = (
-        room(*first), room(*second), room(*first), room(*second), np.empty(wide), np.empty(V),
+        room(*first), room(*second), room(*first), room(*second),
+        np.empty(wide if biased else 0), np.empty(V if biased else 0), np.empty(wide), np.empty(V),
         gram(*(half if split else first)), gram(*second), (room(*half), room(*half), room(*half)),
     )  # fmt: skip
     return inputs, rows1, rows2, mixes, np.zeros((10, C)), leaps, aligned(panel_shape(dtype.itemsize), dtype)

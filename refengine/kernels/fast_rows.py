@@ -57,8 +57,8 @@ def clear(x):
 
 
 @part
-def gather(x, batch, t0, head, factor, out):
-    """Tokens t0 .. of one head of x [B, T, heads, D] into the rows of out, times `factor`."""
+def gather(x, batch, t0, head, factor, turned, out):
+    """Tokens t0 .. of one head of x [B, T, heads, D] into the rows of out, times `factor`, back to front if so said."""
     called()
     n, D = out.shape
     step = x.shape[2] * x.shape[3]
@@ -67,33 +67,43 @@ def gather(x, batch, t0, head, factor, out):
     for i in range(n):
         row = out[i]
         for d in range(0, D, line):
-            prefetch(x, base + (i + n) * step + d)  # the next mini-batch's
+            prefetch(x, base + (i + n) * step + d)  # what comes next
         for d in range(D):
             row[d] = at(x, base + i * step + d) * factor
+        if turned:
+            turn_row(row)
 
 
 @part
-def scatter(x, o, batch, t0, head):
-    """The rows of x into tokens t0 .. of one head of o."""
+def scatter(x, o, batch, t0, head, turned):
+    """The rows of x into tokens t0 .. of one head of o, back to front if so said."""
     called()
     n, D = x.shape
     step = o.shape[2] * o.shape[3]
     base = ((batch * o.shape[1] + t0) * o.shape[2] + head) * D
     for i in range(n):
         row = x[i]
+        if turned:
+            turn_row(row)
         for d in range(D):
             put(o, base + i * step + d, row[d])
 
 
+@inline
+def turn_row(row):
+    last = row.size - 1
+    for j in range(row.size // 2):
+        row[j], row[last - j] = row[last - j], row[j]
+
+
 @part
-def turn_rows(x):
-    """Every row back to front."""
+def fade_rows(x, factors, out):
+    """Each row of x by the factors of a row, of which the first is that before."""
     called()
     for i in range(x.shape[0]):
-        row = x[i]
-        last = row.size - 1
-        for j in range(row.size // 2):
-            row[j], row[last - j] = row[last - j], row[j]
+        row, f, to = x[i], factors[i + 1], out[i]
+        for j in range(row.size):
+            to[j] = f[j] * row[j]
 
 
 @part

@@ -107,13 +107,16 @@ def descend(W, b, P, c, A, E, F, last, tail, ends, bias, decays, momentum, panel
 
 @part
 def ages(fade, batch, t0, head, out):
-    """The product of each key channel's decays from the mini-batch's first token to each."""
+    """The product of each key channel's decays from the mini-batch's first token to each: row 0 holds that before
+    these tokens, and in the end of all."""
     called()
-    for i in range(out.shape[0]):
+    for i in range(1, out.shape[0]):
         row, above = out[i], out[i - 1]
         for r in range(row.size):
-            a = fade[batch, t0 + i, head, r]
-            row[r] = a if i == 0 else a * above[r]
+            row[r] = fade[batch, t0 + i - 1, head, r] * above[r]
+    first, last = out[0], out[out.shape[0] - 1]
+    for r in range(first.size):
+        first[r] = last[r]
 
 
 @part
@@ -223,24 +226,47 @@ def halves(whole, left, right, out):
 
 
 @part
-def leap(W, P, G, A, E, lengths, room, square, parts, decay, push, rule, steps, panel):
-    """One step for the whole mini-batch: momentum, Newton-Schulz, the weights, the rescaling of their columns."""
+def begin(G, P, g, c, push, momentum):
+    """What one step for the whole mini-batch adds to: push P, or nothing; g likewise, of a bias."""
+    called()
+    rows, old = G.reshape(G.size), P.reshape(P.size)
+    for i in range(rows.size):
+        rows[i] = push * old[i] if momentum else 0.0
+    for j in range(g.size):
+        g[j] = push * c[j] if momentum else 0.0
+
+
+@part
+def learn(G, g, A, E, panel):
+    """The descent of some more tokens."""
+    called()
+    product(G, A, np.int64(1), E, np.int64(0), -E.dtype.type(1), panel)
+    for i in range(E.shape[0]):
+        e = E[i]
+        for j in range(g.size):
+            g[j] = g[j] - e[j]
+
+
+@part
+def leap(W, b, P, c, G, g, lengths, room, square, parts, decay, rule, steps, panel):
+    """One step for the whole mini-batch, its gradients summed: momentum, Newton-Schulz, the weights, the rescaling of
+    their columns."""
     called()
     no, yes = np.int64(0), np.int64(1)
     momentum, muon, apart, overwrite, weight_norm, inside = rule
-    one = E.dtype.type(1)
-    w, p, g = W.reshape(W.size), P.reshape(P.size), G.reshape(G.size)
-    for i in range(g.size):
-        g[i] = push * p[i] if momentum else 0.0
-    product(G, A, yes, E, no, -one, panel)
+    w, p, d = W.reshape(W.size), P.reshape(P.size), G.reshape(G.size)
+    for j in range(g.size):
+        if momentum:
+            c[j] = g[j]
+        b[j] = decay * b[j] + g[j]
     if momentum:
-        for i in range(g.size):
-            p[i] = g[i]
+        for i in range(d.size):
+            p[i] = d[i]
     if overwrite:
-        for i in range(g.size):
-            w[i] = g[i]
+        for i in range(d.size):
+            w[i] = d[i]
     elif decay != 1.0:
-        for i in range(g.size):
+        for i in range(d.size):
             w[i] = decay * w[i]
     if muon:
         M, Q, T = square
@@ -252,20 +278,7 @@ def leap(W, P, G, A, E, lengths, room, square, parts, decay, push, rule, steps, 
             halves(G, left, right, no)
         else:
             orthogonalise(G, M, Q, T, steps, panel)
-    for i in range(g.size):
-        w[i] = w[i] + g[i]
+    for i in range(d.size):
+        w[i] = w[i] + d[i]
     if weight_norm == POST_NORM:
         renorm(W, lengths, inside, room, W)
-
-
-@part
-def leap_bias(b, c, E, decay, push, momentum):
-    """The same step for a bias: momentum, then the sum of its errors."""
-    called()
-    for j in range(b.size):
-        g = push * c[j] if momentum else 0.0
-        for i in range(E.shape[0]):
-            g = g - E[i, j]
-        if momentum:
-            c[j] = g
-        b[j] = decay * b[j] + g

@@ -34,16 +34,16 @@ from .fast_rows import (
     activate,
     add_row,
     clear,
+    fade_rows,
     gather,
     norm_errors,
     norm_output,
     plain_errors,
     scale_rows,
     scatter,
-    turn_rows,
 )
 from .fast_rule import AFTER, DOT, DURING, LINEAR, PLAIN, PRE_NORM, RESIDUAL_OUTPUT, RESIDUAL_QUERY, SWIGLU
-from .fast_steps import ages, by_channel, closing, descend, leap, leap_bias, mixing, renorm
+from .fast_steps import ages, begin, by_channel, closing, descend, leap, learn, mixing, renorm
 
 
 @part
@@ -158,9 +158,27 @@ def read(rule, Q, K, layers, sides, room, queries, mix, lnw, lnb, numbers, durin
     respond(output, Q, out, moved2, lnw, lnb, numbers)
 
 
+@part
+def coefficients(gates, batch, t0, head, aged, c):
+    """The rows a, eta, reader, theta of some tokens, and what the mini-batch has left of its start after each."""
+    called()
+    a, eta, reader, theta, _ = gates
+    most = theta.shape[3] - 1
+    for i in range(c.shape[1]):
+        c[0, i] = a[batch, t0 + i, head]
+        c[1, i] = eta[batch, t0 + i, head]
+        c[2, i] = reader[batch, t0 + i, head]
+        for x in range(3):
+            c[3 + x, i] = theta[batch, t0 + i, head, min(x, most)]
+        aged = c[0, i] * aged
+        c[6, i] = aged
+    return aged
+
+
 @njit
 def run(place, chunks, q, k, v, gates, layers, sides, lengths, ln, o, scratch, rule, numbers, steps):
-    """Mini-batches of one head, one after the other.
+    """Mini-batches of one head, one after the other. Where the whole mini-batch is one step its tokens come in pieces
+    of as many as `scratch` has rows: every sum over tokens is one chain, which no cut touches.
 
     place    (batch, q's head, k's, v's); chunks [M, 4]: (first token, one past the last, update, apply)
     arrays   q, k [B, T, *, K]; v [B, T, HV, V]; gates: a, eta, reader [B, T, HV], theta [B, T, HV, 1 or 3] (gate,
@@ -174,96 +192,93 @@ def run(place, chunks, q, k, v, gates, layers, sides, lengths, ln, o, scratch, r
     model, _, _, mode, output, inner, bias, decays, momentum, before = rule[:10]
     muon, grouped, overwrite, weight_norm, inside, wide, turned = rule[10:]
     batch, hq, hk, hv = place
-    inputs, rows1, rows2, mixes, c, leaps, panel = scratch
+    inputs, rows1, rows2, mixes, gated, leaps, panel = scratch
     W1, b1, W2, b2 = layers
     P1, c1, P2, c2 = sides
-    U1, U2, G1, G2, room1, room2, square1, square2, parts = leaps
-    a, eta, reader, theta, fade = gates
+    U1, U2, G1, G2, sum1, sum2, room1, room2, square1, square2, parts = leaps
+    eta, fade = gates[1], gates[4]
     one = o.dtype.type(1)
-    most = theta.shape[3] - 1
+    no, yes = np.int64(0), np.int64(1)
+    during = yes if mode == DURING else no
     for m in range(chunks.shape[0]):
         t0, t1, update, apply = chunks[m]
-        n = t1 - t0
-        K, Q, V = inputs[0][:n], inputs[1][:n], inputs[2][:n]
-        gather(k, batch, t0, hk, one, K)
-        gather(q, batch, t0, hq, numbers[0], Q)
-        gather(v, batch, t0, hv, one, V)
-        if turned:
-            turn_rows(K)
-            turn_rows(Q)
-            turn_rows(V)
-        aged = 1.0
-        for i in range(n):
-            c[0, i] = a[batch, t0 + i, hv]
-            c[1, i] = eta[batch, t0 + i, hv]
-            c[2, i] = reader[batch, t0 + i, hv]
-            for x in range(3):
-                c[3 + x, i] = theta[batch, t0 + i, hv, min(x, most)]
-            aged = c[0, i] * aged
-            c[6, i] = aged
-        Z1, X2, slope, E1, back = rows1[0][:n], rows1[1][:n], rows1[2][:n], rows1[3][:n], rows1[4][:n]
-        Y1, Y2, moved1, F1 = rows1[5][:n], rows1[6][:n], rows1[7][:n], rows1[8][:n]
-        Z2, E2, moved2, F2, out = rows2[0][:n], rows2[1][:n], rows2[2][:n], rows2[3][:n], rows2[4][:n]
-        if model == LINEAR:
-            X2, Y2 = K, Q
+        leaps_now = update and not inner
         now = (W1, b1, W2, b2)
         if weight_norm == PRE_NORM and lengths[2][0] == 0.0:
             renorm(W1, lengths[0], inside, room1, U1)
             renorm(W2, lengths[1], inside, room2, U2)
             now = (U1, b1, U2, b2)
-        seen, aging = X2, inputs[3][:n]
-        if wide:
-            ages(fade, batch, t0, hv, aging)
-            if before:
-                seen = inputs[4][:n]
-                for i in range(n):
-                    for j in range(seen.shape[1]):
-                        seen[i, j] = aging[i, j] * K[i, j]
-        room = (Z1, X2, slope, E1, Z2, E2, back)
-        queries = (Y1, Y2, moved1, moved2, out)
-        no, yes = np.int64(0), np.int64(1)
-        during = yes if mode == DURING else no
-        side = n if during else 0
-        S, N = mixes[0][: side * side].reshape(side, side), mixes[1][: side * side].reshape(side, side)
-        if during:
-            mixing(c[0], c[1], c[2], decays, momentum, n, N, c[6], c[7], c[8])
-        mix = (S, N, c[6], c[7])
-        if update or during:
-            keys(rule, K, V, now, (Z1, seen, slope, E1, Z2, E2, back), c[3:6], c[6], ln[0], ln[1], numbers, panel)
-        if wide and inner:
-            place_of = (batch, t0, hv)
-            by_channel(Q, K, E2, fade, place_of, W2, P2, U2, G2, c[1], c[2], momentum, out)
-            respond(output, Q, out, moved2, ln[0], ln[1], numbers)
-        elif apply and mode != AFTER:
-            read(rule, Q, K, now, sides, room, queries, mix, ln[0], ln[1], numbers, during, panel)
-        if update and inner and not wide:
-            ends = closing(c[0], c[1], c[2], n, c[8], c[9])
-            descend(W2, b2, P2, c2, X2, E2, F2, c[8], c[9], ends, bias, decays, momentum, panel)
-            if model != LINEAR:
-                descend(W1, b1, P1, c1, K, E1, F1, c[8], c[9], ends, bias, decays, momentum, panel)
-        elif update and not inner:
+        if leaps_now:
             push = 0.0
-            for i in range(n):
-                push = push + c[1, i]
-            decay, push = c[6, n - 1], push / n
-            how = (momentum, muon, yes if model == SWIGLU and not grouped else no, overwrite, weight_norm, inside)
-            whole = (momentum, muon, no, overwrite, weight_norm, inside)
-            if wide:
-                scale_rows(W2, aging[n - 1])
-            if bias:
-                leap_bias(b2, c2, E2, decay, push, momentum)
-                leap_bias(b1, c1, E1, decay, push, momentum)
-            leap(W2, P2, G2, X2, E2, lengths[1], room2, square2, parts, decay, push, whole, steps, panel)
-            if model != LINEAR:
-                leap(W1, P1, G1, K, E1, lengths[0], room1, square1, parts, decay, push, how, steps, panel)
-            lengths[2][0] = 0.0
-        if apply and mode == AFTER:
-            if weight_norm == PRE_NORM:
+            for t in range(t0, t1):
+                push = push + eta[batch, t, hv]
+            begin(G1, P1, sum1, c1, push / (t1 - t0), momentum)
+            begin(G2, P2, sum2, c2, push / (t1 - t0), momentum)
+        if wide:
+            for j in range(inputs[3].shape[1]):
+                inputs[3][0, j] = one
+        aged = 1.0
+        most = t1 - t0 if inner else inputs[0].shape[0]
+        for late in range(2 if apply and mode == AFTER else 1):
+            for t in range(t0, t1, most):
+                n = min(most, t1 - t)
+                K, Q, V, aging, seen = inputs[0][:n], inputs[1][:n], inputs[2][:n], inputs[3][: n + 1], inputs[4][:n]
+                Z1, X2, slope, E1, back = rows1[0][:n], rows1[1][:n], rows1[2][:n], rows1[3][:n], rows1[4][:n]
+                Y1, Y2, moved1, F1 = rows1[5][:n], rows1[6][:n], rows1[7][:n], rows1[8][:n]
+                Z2, E2, moved2, F2, out = rows2[0][:n], rows2[1][:n], rows2[2][:n], rows2[3][:n], rows2[4][:n]
+                if model == LINEAR:
+                    X2, Y2 = K, Q
+                c = gated[:, :n]
+                gather(q, batch, t, hq, numbers[0], turned, Q)
+                if not late:
+                    gather(k, batch, t, hk, one, turned, K)
+                    gather(v, batch, t, hv, one, turned, V)
+                    aged = coefficients(gates, batch, t, hv, aged, c)
+                side = n if during else 0
+                S, N = mixes[0][: side * side].reshape(side, side), mixes[1][: side * side].reshape(side, side)
+                if during:
+                    mixing(c[0], c[1], c[2], decays, momentum, n, N, c[6], c[7], c[8])
+                if not late and (update or during):
+                    known = X2
+                    if wide:
+                        ages(fade, batch, t, hv, aging)
+                        if before:
+                            known = seen
+                            fade_rows(K, aging, seen)
+                    room = (Z1, known, slope, E1, Z2, E2, back)
+                    keys(rule, K, V, now, room, c[3:6], c[6], ln[0], ln[1], numbers, panel)
+                if wide and inner:
+                    where = (batch, t, hv)
+                    by_channel(Q, K, E2, fade, where, W2, P2, U2, G2, c[1], c[2], momentum, out)
+                    respond(output, Q, out, moved2, ln[0], ln[1], numbers)
+                elif apply and late == (mode == AFTER):
+                    room = (Z1, X2, slope, E1, Z2, E2, back)
+                    queries, mix = (Y1, Y2, moved1, moved2, out), (S, N, c[6], c[7])
+                    read(rule, Q, K, now, sides, room, queries, mix, ln[0], ln[1], numbers, during, panel)
+                if apply and late == (mode == AFTER):
+                    scatter(out, o, batch, t, hv, turned)
+                if late or not update:
+                    continue
+                if leaps_now:
+                    learn(G2, sum2, X2, E2, panel)
+                    learn(G1, sum1, K, E1, panel)
+                elif not wide:
+                    ends = closing(c[0], c[1], c[2], n, c[8], c[9])
+                    descend(W2, b2, P2, c2, X2, E2, F2, c[8], c[9], ends, bias, decays, momentum, panel)
+                    if model != LINEAR:
+                        descend(W1, b1, P1, c1, K, E1, F1, c[8], c[9], ends, bias, decays, momentum, panel)
+            if late:
+                continue
+            if leaps_now:
+                if wide:
+                    scale_rows(W2, inputs[3][0])
+                whole = (momentum, muon, no, overwrite, weight_norm, inside)
+                how = (momentum, muon, yes if model == SWIGLU and not grouped else no, overwrite, weight_norm, inside)
+                leap(W2, b2, P2, c2, G2, sum2, lengths[1], room2, square2, parts, aged, whole, steps, panel)
+                if model != LINEAR:
+                    leap(W1, b1, P1, c1, G1, sum1, lengths[0], room1, square1, parts, aged, how, steps, panel)
+                lengths[2][0] = 0.0
+            if apply and mode == AFTER and weight_norm == PRE_NORM:
                 renorm(W1, lengths[0], inside, room1, U1)
                 renorm(W2, lengths[1], inside, room2, U2)
                 now = (U1, b1, U2, b2) if lengths[2][0] == 0.0 else now
-            read(rule, Q, K, now, sides, room, queries, mix, ln[0], ln[1], numbers, no, panel)
-        if apply:
-            if turned:
-                turn_rows(out)
-            scatter(out, o, batch, t0, hv)

@@ -12,6 +12,7 @@ from spanning import CHUNK, case, problem
 import refengine
 from refengine.engine import fast_weights as running
 from refengine.engine.definition import define
+from refengine.engine.prepare import prepare
 from refengine.ops import parts
 
 lact = importlib.import_module("refengine.ops.lact")  # the file: refengine.ops.lact is the op
@@ -224,6 +225,29 @@ def test_newton_schulz_of_nothing_is_nothing():
 
 
 # ---- schedules ----
+
+
+@pytest.mark.parametrize(("order", "weight_norm"), [("apply_first", "pre"), ("update_first", "post")])
+def test_pieces_of_a_mini_batch_do_not_touch_the_bits(monkeypatch, order, weight_norm):
+    x = case("lact", T=41) | {"chunk_size": 19, "order": order, "weight_norm": weight_norm}
+    w = case("titans", T=41)
+    channels = {n: w[n] for n in ("q", "k", "v", "theta", "eta")} | {"g": -rng.uniform(0, 1, (2, 41, 4, 5))}
+    parts = dict(forgetting="channel", optimiser="heavy_ball", read="before", chunk_size=19)
+    whole = [solve("lact", x), solve("ttt", channels, **parts)]
+    monkeypatch.setattr(running, "PIECE", 5)
+    for s, t in zip(whole, [solve("lact", x), solve("ttt", channels, **parts)], strict=True):
+        assert s.o.tobytes() == t.o.tobytes()
+        for mine, theirs in zip(s.finals.values(), t.finals.values(), strict=True):
+            assert np.asarray(mine).tobytes() == np.asarray(theirs).tobytes()
+
+
+def test_room_does_not_grow_with_a_mini_batch_that_is_one_step():
+    def room(chunk):
+        p = problem("lact", case("lact", T=3000) | {"chunk_size": chunk})
+        job = running.Job(p, prepare(p)[0], 1)
+        return sum(x.nbytes for part in job.scratch()[:3] for x in part)
+
+    assert room(3000) == room(300) > room(100)
 
 
 def test_a_schedule_of_even_chunks_is_the_chunk_size():
