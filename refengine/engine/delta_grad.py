@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from threading import Event, local
 from typing import Any
 
@@ -48,8 +49,11 @@ class Adjoint:
         self.start = folded(p.initial_state, x.folded)
         self.u, self.w = (np.empty((B, self.heads, M, self.columns), self.dtype) for _ in range(2))
         self.initial = np.zeros((len(p.segments), self.heads, self.K, self.columns), self.dtype)
-        self.initial_wrong = np.zeros((len(p.segments), self.heads, self.columns), self.dtype)
-        self.marks = [self.room_for_marks((t1 - t0) * self.micro) for _, t0, t1 in p.segments]
+        self.initial_wrong = np.zeros((len(p.segments), self.heads, self.columns))
+        windows = [-(-(t1 - t0) * self.micro // kernel.WINDOW) for _, t0, t1 in p.segments]
+        self.marks = [np.empty((self.heads, n, self.K, self.columns), self.dtype) for n in windows]
+        self.squares = [np.empty((2, self.heads, n, self.columns), self.dtype) for n in windows]
+        self.wrong = np.zeros((B, self.heads, bound.SUMS, M))
         rows = self.K if a.shape[3] > 1 else -(-self.K // 4)
         self.dq, self.dk, self.dv, self.db, self.db_size = (np.empty(y.shape, self.dtype) for y in (q, k, v, b, b))
         self.de = np.empty(e.shape if self.erase == ERASE else (1, 1, 1, 1), self.dtype)
@@ -58,15 +62,16 @@ class Adjoint:
         )
 
     @property
+    def rule(self) -> tuple[int, bool, int]:
+        return self.micro, self.operands.pre, self.erase
+
+    @property
     def gammas(self) -> tuple[Any, ...]:
         """Roundings of a sum over columns, over columns and rows, and in db, each with those of adding value heads."""
-        u, members = self.constants[2], self.heads // min(y.shape[2] for y in self.operands.arrays[:5])
+        u, members = float(self.constants[2]), self.heads // min(y.shape[2] for y in self.operands.arrays[:5])
         along = self.columns // 4 + 8 + 3 * members
         in_b = self.columns // 4 + 8 if self.operands.arrays[5].shape[3] == 1 else 4
-        return tuple(self.dtype.type(n * u * (1 + 4 * n * u)) for n in (along, along + self.K, in_b))
-
-    def room_for_marks(self, micro_steps: int) -> Array:
-        return np.empty((self.heads, -(-micro_steps // kernel.WINDOW), self.K, self.columns), self.dtype)
+        return tuple(float(n * u * (1 + 4 * n * u)) for n in (along, along + self.K, in_b))
 
     def of_head(self, h: int) -> tuple[int, ...]:
         """Which head of q, k, e, a, v value head h reads."""
@@ -88,21 +93,16 @@ class Adjoint:
 
     def forget(self) -> None:
         """What only the sweeps needed."""
-        del self.u, self.w, self.marks
+        del self.u, self.w, self.marks, self.squares
 
     @property
     def tokens(self) -> int:
         return int(sum(t1 - t0 for _, t0, t1 in self.p.segments))
 
-    def cotangents(self, x: Delta, wrong: Array, plans: tuple[Plan, ...]) -> Cotangents:
-        """What the sweeps found, with its bound: `wrong` [B, heads, SUMS, M] over all columns."""
-        u, floor = float(self.constants[2]), float(self.constants[6])
-        up = 1.0 + (self.columns + 64) * 4 * u
-        sums = np.moveaxis(wrong, 2, 0).transpose(0, 1, 3, 2) * up  # [SUMS, B, M, heads]
-        sums[bound.OF_V] = np.sqrt(sums[bound.OF_V]) + self.columns * floor
-        if self.db.shape[3] > 1:
-            sums[bound.OF_B] = np.sqrt(sums[bound.OF_B]) + self.columns * floor
-        sums *= up
+    def cotangents(self, x: Delta, plans: tuple[Plan, ...]) -> Cotangents:
+        """What the sweeps found, with its bound."""
+        up = 1.0 + 64 * float(self.constants[2])
+        sums = self.wrong.transpose(2, 0, 3, 1) * up  # [SUMS, B, M, heads]
         sums[bound.OF_K] += sums[bound.OF_E] * (self.erase == ERASE_IS_KEY)
         of_q = sums[bound.OF_Q][:, self.micro - 1 :: self.micro]
         owed = {"q": (self.dq, of_q), "k": (self.dk, sums[bound.OF_K]), "v": (self.dv, sums[bound.OF_V])}
@@ -137,14 +137,12 @@ def of_group(x: Array, wrong: Array) -> Bounded:
 
 
 class Columns:
-    """u and w, and what the bound needs of every column: `forth`, then `back`."""
+    """u and w, and the states at every window: `forth`, then `back`."""
 
     def __init__(self, adjoint: Adjoint, threads: int | None) -> None:
         self.of = adjoint
         self.lanes = lanes(adjoint.dtype)
         self.plan: Plan = plan(adjoint.p, adjoint.heads, adjoint.columns, self.lanes, threads)
-        B, heads, M, _ = adjoint.u.shape
-        self.wrong = np.zeros((B, heads, -(-adjoint.columns // 8), bound.SUMS, M), adjoint.dtype)
         self.room = local()
 
     @property
@@ -158,12 +156,11 @@ class Columns:
 
     def scratch(self) -> tuple[Array, ...]:
         if not hasattr(self.room, "arrays"):
-            W, d, K = kernel.WINDOW, self.of.dtype, self.of.K
-            x = aligned((kernel.FRONT + 4 * W * K,), d)
+            W, d, L = kernel.WINDOW, self.of.dtype, self.lanes
+            x = aligned((kernel.FRONT + 4 * W * self.of.K,), d)
             x[kernel.ONE] = 1
-            rows = [*[(-(-self.of.columns // self.lanes), W, self.lanes)] * 3, *[(W, self.lanes)] * 3]
-            shapes = (*rows, (4, -(-K // 16) * 16), (bound.SUMS, W, self.lanes))
-            self.room.arrays = (x, *(aligned(shape, d) for shape in shapes))
+            tiles = -(-self.of.columns // L)
+            self.room.arrays = (x, *(aligned((tiles, W, L), d) for _ in range(3)), aligned((W, L), d))
         arrays: tuple[Array, ...] = self.room.arrays
         return arrays
 
@@ -175,68 +172,34 @@ class Columns:
         count = tiles * (block + 1) // self.plan.blocks - left
         first, last = left * self.lanes, min((left + count) * self.lanes, of.columns)
         spans = of.spans(n)
-        micro_steps = sum(high - low for _, _, low, high in spans)
-        kept = self.kept(count, micro_steps)
-        state = self.enter(count, of.start, (n, h, slice(None), slice(first, last)))
-        for span in spans:
-            if stop.is_set():
-                return
-            self.forth((*span, first), state, kept, n, h)
-            done((span[3] - span[2]) // of.micro * (last - first))
-        state = self.enter(count, of.end, (n, h, slice(None), slice(first, last)))
-        for span in reversed(spans):
-            if stop.is_set():
-                return
-            self.back((*span, first), state, kept, n, h)
-            done((span[3] - span[2]) // of.micro * (last - first))
-        column, wrong = np.empty((of.K, last - first), of.dtype), np.empty(last - first, of.dtype)
-        state_kernel.leave(state[0], state[2], column, wrong)
-        of.initial[n, h, :, first:last], of.initial_wrong[n, h, first:last] = column, wrong
+        state = aligned((count, of.K, self.lanes), of.dtype)
+        for given, sweep, order in ((of.start, self.forth, spans), (of.end, self.back, spans[::-1])):
+            state[...] = 0
+            if given is not None:
+                kernel.enter(np.ascontiguousarray(given[n, h, :, first:last]), state)
+            for span in order:
+                if stop.is_set():
+                    return
+                sweep((*span, first), state, n, h)
+                done((span[3] - span[2]) // of.micro * (last - first))
+        of.initial[n, h, :, first:last] = state.transpose(1, 0, 2).reshape(of.K, -1)[:, : last - first]
 
-    def kept(self, tiles: int, micro_steps: int) -> tuple[Array, Array]:
-        """What `forth` keeps for `back` to bound with, of every column and of every micro-step."""
-        shape = (tiles, micro_steps + 1, 3, self.lanes)
-        slots = (micro_steps, bound.ALL_SLOTS)
-        if getattr(self.room, "kept", None) is None or self.room.kept[0].shape != shape:
-            self.room.kept = None  # first, for the next may take its place
-            self.room.kept = np.empty(shape, self.of.dtype), np.empty(slots, self.of.dtype)
-        kept: tuple[Array, Array] = self.room.kept
-        return kept
-
-    def enter(self, tiles: int, given: Array | None, which: tuple[Any, ...]) -> tuple[Array, ...]:
-        """Columns of a state in tiles, with bounds on their norms and errors."""
+    def forth(self, place: Task, state: Array, n: int, h: int) -> None:
         of = self.of
-        S = aligned((tiles, of.K, self.lanes), of.dtype)
-        N, E = aligned((tiles, self.lanes), of.dtype), aligned((tiles, self.lanes), of.dtype)
-        if given is not None:
-            part = np.ascontiguousarray(given[which])
-            cast = of.constants[2] * (part.itemsize > of.dtype.itemsize)
-            state_kernel.enter(part, S, N, E, of.constants[4], of.constants[6], cast)
-        return S, N, E
+        found = (of.marks[n][h], of.squares[n][0, h], of.of_sequence(of.u, n, h))
+        kernel.forth(place, of.of_head(h), *of.operands.arrays[1:], state, *found, self.scratch(), of.rule)
 
-    def forth(self, place: Task, state: tuple[Array, ...], kept: tuple[Array, Array], n: int, h: int) -> None:
+    def back(self, place: Task, state: Array, n: int, h: int) -> None:
         of = self.of
-        rule = (of.micro, of.operands.pre, of.erase)
-        found = (of.marks[n][h], of.of_sequence(of.u, n, h), *kept)
-        arrays = of.operands.arrays
-        kernel.forth(place, of.of_head(h), *arrays, of.errors, *state, *found, self.scratch(), rule, of.constants)
-
-    def back(self, place: Task, state: tuple[Array, ...], kept: tuple[Array, Array], n: int, h: int) -> None:
-        of = self.of
-        rule = (of.micro, of.operands.pre, of.erase)
         q, k, e, a, _, b = of.operands.arrays
-        row, t0, t1 = of.p.segments[n]
-        u, w = of.of_sequence(of.u, n, h), of.of_sequence(of.w, n, h)
-        wrong = self.wrong[row, h, :, :, t0 * of.micro : t1 * of.micro]
-        given = (q, k, e, a, b, of.do, *state, u, w, *kept, wrong)
-        kernel.back(place, of.of_head(h), *given, self.scratch(), rule, of.gammas, of.constants)
+        found = (of.constants[0], state, of.of_sequence(of.w, n, h), of.squares[n][1, h])
+        kernel.back(place, of.of_head(h), q, k, e, a, b, of.do, *found, self.scratch(), of.rule)
 
     def compile(self) -> None:
         if self.of.marks and self.of.heads:
-            kept = self.kept(0, 0)
-            state = self.enter(0, None, ())
-            self.forth((0,) * 5, state, kept, 0, 0)
-            self.back((0,) * 5, state, kept, 0, 0)
+            state = aligned((0, self.of.K, self.lanes), self.of.dtype)
+            self.forth((0,) * 5, state, 0, 0)
+            self.back((0,) * 5, state, 0, 0)
 
 
 class Rows:
@@ -282,37 +245,73 @@ class Rows:
         for h in range(group * members, (group + 1) * members):
             G = aligned((count, of.columns, self.lanes), of.dtype)
             if of.end is not None:
-                kernel.enter(of.end[n, h, first:last].T, G)
+                kernel.enter(np.ascontiguousarray(of.end[n, h, first:last].T), G)
             for span in reversed(of.spans(n)):
                 if stop.is_set():
                     return
                 self.sweep((*span, first), h, G, n)
                 done((span[3] - span[2]) // of.micro * (last - first))
-            if block == 0:
-                self.across(n, h)
 
     def sweep(self, place: Task, h: int, G: Array, n: int) -> None:
         of = self.of
         q, k, e, a, _, b = of.operands.arrays
-        rule = (of.micro, of.operands.pre, of.erase, of.decays)
+        rule = (*of.rule, of.decays)
         more = tuple(h % (of.heads // y.shape[2]) > 0 for y in (q, k, e, a))
         known = (of.do, of.of_sequence(of.u, n, h), of.of_sequence(of.w, n, h), of.marks[n][h], of.constants[0], G)
         found = (of.dq, of.dk, of.de, of.da, of.da_size)
         kernel.rows(place, of.of_head(h), q, k, e, a, b, *known, *found, self.scratch(), rule, more)
 
-    def across(self, n: int, h: int) -> None:
-        of = self.of
-        row, t0, t1 = of.p.segments[n]
-        place = (row, t0 * of.micro, t1 * of.micro)
-        b, u, w = of.operands.arrays[5], of.of_sequence(of.u, n, h), of.of_sequence(of.w, n, h)
-        kernel.across(place, h, b, u, w, of.dv, of.db, of.db_size)
-
     def compile(self) -> None:
         if self.of.marks and self.of.heads:
             self.sweep((0, 0, 0, 0, 0), 0, aligned((0, self.of.columns, self.lanes), self.of.dtype), 0)
-            row, _, _ = self.of.p.segments[0]
-            b, u = self.of.operands.arrays[5], self.of.u[row, 0]
-            kernel.across((row, 0, 0), 0, b, u, u, self.of.dv, self.of.db, self.of.db_size)
+
+
+class Across:
+    """What needs all columns of a head and none of its states: dv, db, and the bound."""
+
+    def __init__(self, adjoint: Adjoint, threads: int | None) -> None:
+        self.of = adjoint
+        self.plan: Plan = plan(adjoint.p, adjoint.heads, 1, lanes(adjoint.dtype), threads)
+
+    @property
+    def work(self) -> int:
+        return int(self.of.tokens * self.of.heads)
+
+    def tasks(self) -> Iterator[Task]:
+        """(sequence, head)."""
+        return ((n, h) for n in self.of.longest_first() for h in range(self.of.heads))
+
+    def run(self, task: Task, stop: Event, done: Callable[[int], None]) -> None:
+        n, h = task
+        of = self.of
+        row, t0, t1 = of.p.segments[n]
+        self.across((row, t0 * of.micro, t1 * of.micro), n, h)
+        done(t1 - t0)
+
+    def across(self, place: Task, n: int, h: int) -> None:
+        of = self.of
+        row, begin, end = place
+        u, w = of.of_sequence(of.u, n, h), of.of_sequence(of.w, n, h)
+        kernel.across(place, h, of.operands.arrays[5], u, w, of.dv, of.db, of.db_size)
+        slots, kept = np.empty((end - begin, bound.ALL_SLOTS)), np.empty((end - begin + 1, bound.KEPT))
+        scratch = (slots, kept, aligned((4, -(-of.K // 16) * 16), of.dtype))
+        ends = tuple(x for given in (of.start, of.end) for x in self.norm(given, n, h))
+        given = (*of.operands.arrays, of.errors, of.do, ends, u, w, of.squares[n][:, h], of.wrong[row, h, :, begin:end])
+        rule = of.rule, kernel.WINDOW
+        of.initial_wrong[n, h] = bound.follow(place, of.of_head(h), *given, scratch, rule, of.gammas, of.constants)
+
+    def norm(self, given: Array | None, n: int, h: int) -> tuple[float, float]:
+        """The Frobenius norm of a state on entry, and its error."""
+        if given is None:
+            return 0.0, 0.0
+        u, tau = (float(x) for x in self.of.constants[2:4])
+        state = np.ascontiguousarray(given[n, h])
+        norm = bound.norm(state, u, 1.01 * (tau * self.of.columns) ** 0.5)
+        return norm, norm * u * (state.itemsize > self.of.dtype.itemsize)
+
+    def compile(self) -> None:
+        if self.of.p.segments and self.of.heads:
+            self.across((self.of.p.segments[0][0], 0, 0), 0, 0)
 
 
 def folded(state: Array | None, fold: bool) -> Array | None:
@@ -332,25 +331,26 @@ def summed(x: Array, channels: int) -> Array:
     return total
 
 
-def over_columns(wrong: Array) -> Array:
-    """The sums over each eight columns, together: [B, heads, SUMS, M]."""
-    B, heads, groups, sums, M = wrong.shape
-    whole = np.empty((B, heads, sums, M))
-    kernel.groups_together(wrong.reshape(B * heads, groups, sums * M), whole.reshape(B * heads, sums * M))
-    return whole
-
-
 def adjoint(
     p: Problem, x: Delta, do: Array, dfinal: tuple[Array | None, ...], threads: int | None, progress: Progress | None
 ) -> Cotangents:
     """What a loss owes to every operand of the lowered problem, and to its initial state."""
     plain: dict[str, Any] = {n: y.plain for n, y in vars(x).items() if isinstance(y, Traced)}
     a = Adjoint(p, replace(x, **plain), do, dfinal[0])
-    columns, rows = Columns(a, threads), Rows(a, threads)
-    before, whole, plans = columns.work, columns.work + rows.work, (columns.plan, rows.plan)
-    run_all(columns, progress and (lambda n, _: progress(n, whole)))
-    run_all(rows, progress and (lambda n, _: progress(before + n, whole)))
-    wrong = over_columns(columns.wrong)
-    del columns, rows
+    jobs = Columns(a, threads), Rows(a, threads), Across(a, threads)
+    run_jobs(jobs, progress)
     a.forget()
-    return a.cotangents(x, wrong, plans)
+    return a.cotangents(x, tuple(job.plan for job in jobs[:2]))
+
+
+def run_jobs(jobs: tuple[Any, ...], progress: Progress | None) -> None:
+    """One after the other; progress is told of all of them together."""
+    before, whole = 0, sum(job.work for job in jobs)
+    for job in jobs:
+        run_all(job, progress and partial(later, progress, before, whole))
+        before += job.work
+
+
+def later(progress: Progress, before: int, whole: int, n: int, _: int) -> None:
+    """Work done in one job, told as that much after those before."""
+    progress(before + n, whole)

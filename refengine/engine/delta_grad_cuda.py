@@ -1,8 +1,8 @@
 """The delta family's adjoint on a GPU: its sweeps there, the rest here.
 
 A task is a run of sequences and a run of value heads, whole: the states before every window, u and w lie in the
-device's memory, and a launch is a window of them all. The bound is followed here, by the CPU's own code, from u, w and
-what the sweeps leave of the states' columns, and so are dv and db; so every bit is the CPU's.
+device's memory, and a launch is a window of them all. The bound is followed here, by the CPU's own job, from u, w and
+the squares of the states' columns, and so are dv and db; so every bit is the CPU's.
 """
 
 from __future__ import annotations
@@ -18,8 +18,6 @@ from numpy.typing import NDArray
 
 from ..errors import InputError, RefengineError, UnavailableError
 from ..kernels import delta_grad as cpu
-from ..kernels import delta_grad_bound as bound
-from ..kernels import delta_grad_follow as bounds
 from ..kernels.cuda import _device
 from ..kernels.cuda import delta as forward
 from ..kernels.cuda import delta_grad as kernel
@@ -28,12 +26,11 @@ from ..kernels.delta import ERASE, ERASE_IS_KEY
 from ..numbers.traced import Traced
 from ..spec import Delta
 from . import delta_cuda
-from .delta import aligned
 from .delta_cuda import DevicePlan, Placed, by_columns, longest, part, runs, tables
-from .delta_grad import Adjoint, Columns, over_columns
+from .delta_grad import Across, Adjoint, run_jobs
 from .plan import Plan
 from .problem import Problem
-from .run import Progress, run_all
+from .run import Progress
 from .solution import Cotangents
 
 Array = NDArray[Any]
@@ -51,15 +48,13 @@ def refusal(x: Delta) -> RefengineError | None:
 
 
 class Sweeps:
-    """All three sweeps of one problem; `squares` is what the bound needs of the states, of S and of G."""
+    """All three sweeps of one problem."""
 
     def __init__(self, of: Adjoint) -> None:
         self.of, self.segments = of, of.p.segments
         self.windows = -(-longest(self.segments) * of.micro // cpu.WINDOW)
         shared = of.operands.arrays[: 2 + (of.erase == ERASE)] + of.operands.arrays[3:4] * of.decays
         self.unit = lcm(*(of.heads // x.shape[2] for x in shared))  # value heads that owe one head together
-        shape = (2, len(self.segments), of.heads, self.windows, of.columns)
-        self.squares = np.zeros(shape, of.dtype)
         why = "the sequential recurrence is the definition's own order; bits as on the CPU"
         self.notes = [f"gradients: states kept every {cpu.WINDOW} micro-steps, and the bound followed on the CPU"]
         self.plan: Plan = DevicePlan(
@@ -211,9 +206,10 @@ class Piece:
     def keep_squares(self, which: int, window: int, squares: Any) -> None:
         found = squares.copy_to_host(stream=self.stream)
         self.stream.synchronize()
-        self.job.squares[
-            which, self.sequences.start : self.sequences.stop, self.heads.start : self.heads.stop, window
-        ] = found
+        for n, of_sequence in zip(self.sequences, found, strict=True):
+            kept = self.of.squares[n]
+            if window < kept.shape[2]:
+                kept[which, self.heads.start : self.heads.stop, window] = of_sequence
 
     def forth(self, stop: Event) -> list[Any]:
         """u, by the recurrence, whose v - p it is; the states before every window."""
@@ -331,62 +327,6 @@ class Piece:
                 y[row, tokens, first : first + found.shape[2]] = found[r, tokens]
 
 
-class Bounds(Columns):
-    """The bound of every column, from what the sweeps left; dv and db."""
-
-    def __init__(self, adjoint: Adjoint, squares: Array, threads: int | None) -> None:
-        super().__init__(adjoint, threads)
-        self.squares = squares
-
-    def run(self, task: tuple[int, ...], stop: Event, done: Callable[[int], None]) -> None:
-        n, h, block = task
-        of, L = self.of, self.lanes
-        row, t0, t1 = of.p.segments[n]
-        begin, end = t0 * of.micro, t1 * of.micro
-        tiles = -(-of.columns // L)
-        left = tiles * block // self.plan.blocks
-        count = tiles * (block + 1) // self.plan.blocks - left
-        columns = slice(left * L, min((left + count) * L, of.columns))
-        place, rule = (row, begin, begin, end, columns.start), (of.micro, of.operands.pre, of.erase)
-        heads, scratch = of.of_head(h), self.scratch()
-        q, k, e, a, v, b = of.operands.arrays
-        u, w = of.of_sequence(of.u, n, h), of.of_sequence(of.w, n, h)
-        slots = np.empty((end - begin, bound.ALL_SLOTS), of.dtype)
-        kept = np.empty((count, end - begin + 1, 3, L), of.dtype)
-        squares = np.zeros((2, self.squares.shape[3], count * L), of.dtype)
-        squares[..., : columns.stop - columns.start] = self.squares[:, n, h, :, columns]
-        S, G = squares.reshape(2, -1, count, L)
-        which = (n, h, slice(None), columns)
-        _, N, E = self.enter(count, of.start, which)
-        bounds.forth(
-            place, heads, q, k, e, a, v, b, of.errors, N, E, u, S, slots, kept, scratch[1:], rule, of.constants
-        )
-        if stop.is_set():
-            return
-        _, N, E = self.enter(count, of.end, which)
-        wrong = self.wrong[row, h, :, :, begin:end]
-        bounds.back(
-            *(place, h, b, of.do, N, E, u, w, G, slots, kept, scratch[0], wrong),
-            *(scratch[1:], rule, of.gammas, of.constants),
-        )
-        of.initial_wrong[n, h, columns] = E.reshape(-1)[: columns.stop - columns.start]
-        if block == 0:
-            cpu.across((row, begin, end), h, b, u, w, of.dv, of.db, of.db_size)
-        done(2 * (t1 - t0) * (columns.stop - columns.start))
-
-    def scratch(self) -> tuple[Array, ...]:
-        if not hasattr(self.room, "arrays"):
-            W, d, L = cpu.WINDOW, self.of.dtype, self.lanes
-            tiles = [(-(-self.of.columns // L), W, L)] * 3
-            shapes = ((bound.SUMS, W, L), (4, -(-self.of.K // 16) * 16), *tiles, *[(W, L)] * 3)
-            self.room.arrays = tuple(aligned(shape, d) for shape in shapes)
-        arrays: tuple[Array, ...] = self.room.arrays
-        return arrays
-
-    def compile(self) -> None:
-        """The first task compiles."""
-
-
 def adjoint(
     p: Problem, x: Delta, do: Array, dfinal: tuple[Array | None, ...], threads: int | None, progress: Progress | None
 ) -> Cotangents:
@@ -394,11 +334,7 @@ def adjoint(
     plain: dict[str, Any] = {n: y.plain for n, y in vars(x).items() if isinstance(y, Traced)}
     of = Adjoint(p, replace(x, **plain), do, dfinal[0])
     of.marks.clear()  # they lie on the device
-    sweeps = Sweeps(of)
-    columns = Bounds(of, sweeps.squares, threads)
-    whole = sweeps.work + columns.work
-    run_all(sweeps, progress and (lambda n, _: progress(n, whole)))
-    run_all(columns, progress and (lambda n, _: progress(sweeps.work + n, whole)))
-    wrong = over_columns(columns.wrong)
+    sweeps, across = Sweeps(of), Across(of, threads)
+    run_jobs((sweeps, across), progress)
     of.forget()
-    return of.cotangents(x, wrong, (sweeps.plan, columns.plan))
+    return of.cotangents(x, (sweeps.plan, across.plan))

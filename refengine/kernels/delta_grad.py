@@ -33,9 +33,8 @@ from __future__ import annotations
 import numpy as np
 
 from ._jit import inline, njit
-from ._simd import BLOCK, absolute, at, block, fma, load, prefetch, put, splat, spread, store, turn
-from .delta import ERASE, ERASE_IS_KEY, NO_ERASE, column_squares, columns_in, copied, gains, heads_in, offset
-from .delta_grad_bound import eights, follow_back, follow_forth, slots_of
+from ._simd import BLOCK, absolute, at, block, fma, load, put, splat, spread, store, turn
+from .delta import ERASE, ERASE_IS_KEY, NO_ERASE, column_squares, columns_in, copied, heads_in, offset
 
 WINDOW = 64  # micro-steps between two marks
 ZERO, ONE, FRONT = 0, 1, 2  # cells in front of a packed window, and how many
@@ -93,62 +92,53 @@ def tiles_out(tiles, y, start, column, W):
 
 
 @inline
-def tiles_back(y, start, column, W, tiles, zero):
-    """The other way, zeros beyond the last column."""
-    L, V = tiles.shape[2], y.shape[1]
-    for j in range(W):
-        for tile in range(tiles.shape[0]):
-            left = column + tile * L
-            n = min(L, V - left)
-            copied(y, (start + j) * V + left, tiles, (tile * WINDOW + j) * L, n)
-            for i in range(n, L):
-                put(tiles, (tile * WINDOW + j) * L + i, zero)
+def square_out(tile, line, squares, to, n, zero):
+    """The first n of a tile's columns' squares into flat `squares` from `to` on."""
+    store(line, 0, column_squares(tile, zero))
+    copied(line, 0, squares, to, n)
 
 
 @njit
-def forth(place, heads, q, k, e, a, v, b, errors, S, N, E, marks, u, kept, slots, scratch, rule, numbers):
-    """The forward sweep of one head and one block of columns: u [M, V], the states [windows, K, V] before every window,
-    and what the bound keeps.
+def forth(place, heads, k, e, a, v, b, S, marks, squares, u, scratch, rule):
+    """The forward sweep of one head and one block of columns: u [M, V]; the states [windows, K, V] before every window,
+    and the squares of their columns [windows, V].
 
     place    (batch, begin, low, high, column): micro-steps low .. high of a sequence that began at `begin`, cut
              between windows; the block's first value column
     heads    (q, k, e, a, v): which head of each array
-    arrays   as in kernels/delta.py; errors: those of q, k, e, a, v, b
-    state    S [tiles, K, L], N and E [tiles, L], carried on
-    written  u, marks, kept [tiles, M + 1, 3, L], slots [M, ALL_SLOTS]
-    scratch  x [FRONT + 4 WINDOW K], v or do, u, w [all tiles, WINDOW, L], b and its two gains [WINDOW, L], lines
-             [4, padded K], sums [SUMS, WINDOW, L]
-    rule     (micro, pre, erase); numbers: what `constants` of kernels/delta.py gives
+    arrays   as in kernels/delta.py
+    state    S [tiles, K, L], carried on
+    scratch  x [FRONT + 4 WINDOW K], v or do, u, w [all tiles, WINDOW, L], b [WINDOW, L]
+    rule     (micro, pre, erase)
     """
     batch, begin, first, last, column = place
     _, hk, he, ha, hv = heads
     _, pre, erase = rule
-    x, vs, us, _, bs, operators, wrong_bs, lines, _ = scratch
+    x, vs, us, ws, bs = scratch
     tiles, K, L = S.shape
+    V = v.shape[3]
     zero = x[ZERO]
     m = (K + 3) // 4
-    ks, es, decays = FRONT, FRONT + WINDOW * K, FRONT + 2 * WINDOW * K
+    ks, decays = FRONT, FRONT + WINDOW * K
+    es = ks if erase == ERASE_IS_KEY else FRONT + 2 * WINDOW * K
     a_step = 1 if a.shape[3] > 1 else 0
     for start in range(first, last, WINDOW):
         W = min(WINDOW, last - start)
+        window = (start - begin) // WINDOW
         for j in range(W):
             line(k, batch, start + j, hk, x, ks + j * K, K)
             line(a, batch, start + j, ha, x, decays + j * K, K)
-            if erase:
+            if erase == ERASE:
                 line(e, batch, start + j, he, x, es + j * K, K)
         heads_in(v, batch, start, hv, column, W, vs[:tiles], zero)
-        known = slots[start - begin : start - begin + W]
-        slots_of((batch, begin), heads, q, k, e, a, errors, lines, known, start, W, rule, numbers)
         for n in range(tiles):
             left = column + n * L
             tile = S[n]
-            square = column_squares(tile, zero)
-            mark = marks[(start - begin) // WINDOW]
+            square_out(tile, ws, squares, window * V + left, min(L, V - left), zero)
             for i in range(K):
-                copied(tile, i * L, mark, i * v.shape[3] + left, min(L, v.shape[3] - left))
+                copied(tile, i * L, marks, (window * K + i) * V + left, min(L, V - left))
             if n == 0 or b.shape[3] > 1:
                 columns_in(b, batch, start, hv, left if b.shape[3] > 1 else 0, W, bs, zero)
-                gains(bs, known, operators[:W], wrong_bs, numbers[5])
             d = splat(-zero)  # -0: the first sweep leaves every state as it is
             for j in range(W):
                 key = ks + max(j - 1, 0) * K
@@ -169,27 +159,24 @@ def forth(place, heads, q, k, e, a, v, b, errors, S, N, E, marks, u, kept, slots
                 store(us, (n * WINDOW + j) * L, miss)
             for i in range(K):
                 store(tile, i * L, fma(splat(at(x, ks + (W - 1) * K + i)), d, load(tile, i * L)))
-            at_kept = (n * kept.shape[1] + start - begin) * 3 * L
-            follow_forth(
-                vs[n, :W], bs, us[n], operators, wrong_bs, known, N[n], E[n], square, kept, at_kept, pre, numbers
-            )
         tiles_out(us[:tiles], u, start - begin, column, W)
 
 
 @njit
-def back(place, heads, q, k, e, a, b, do, G, N, E, u, w, kept, slots, wrong, scratch, rule, gammas, numbers):
-    """The backward sweep of one head and one block of columns: w [M, V], and wrong [V / 8, SUMS, M], the bound's sums
-    over each eight columns. G [tiles, K, L] comes in as the final state's cotangent and leaves as the initial state's,
-    N and E [tiles, L] with it. The rest as in `forth`."""
+def back(place, heads, q, k, e, a, b, do, scale, G, w, squares, scratch, rule):
+    """The backward sweep of one head and one block of columns: w [M, V], and the squares [windows, V] of the columns of
+    G at every window's first micro-step. G [tiles, K, L] comes in as the final state's cotangent and leaves as the
+    initial state's. The rest as in `forth`."""
     batch, begin, first, last, column = place
     hq, hk, he, ha, hv = heads
     micro, pre, erase = rule
-    x, hs, us, ws, bs, operators, wrong_bs, _, sums = scratch
-    scale = numbers[0]
+    x, hs, us, ws, bs = scratch
     tiles, K, L = G.shape
+    V = do.shape[3]
     zero = x[ZERO]
     m = (K + 3) // 4
-    ks, es, decays, qs = FRONT, FRONT + WINDOW * K, FRONT + 2 * WINDOW * K, FRONT + 3 * WINDOW * K
+    ks, decays, qs = FRONT, FRONT + WINDOW * K, FRONT + 3 * WINDOW * K
+    es = ks if erase == ERASE_IS_KEY else FRONT + 2 * WINDOW * K
     a_step = 1 if a.shape[3] > 1 else 0
     for windows_after in range((last - first + WINDOW - 1) // WINDOW):
         start = first + ((last - first - 1) // WINDOW - windows_after) * WINDOW
@@ -197,25 +184,19 @@ def back(place, heads, q, k, e, a, b, do, G, N, E, u, w, kept, slots, wrong, scr
         for j in range(W):
             line(k, batch, start + j, hk, x, ks + j * K, K)
             line(a, batch, start + j, ha, x, decays + j * K, K)
-            if erase:
+            if erase == ERASE:
                 line(e, batch, start + j, he, x, es + j * K, K)
             if (start - begin + j + 1) % micro == 0:
                 line(q, batch, (start + j) // micro, hq, x, qs + j * K, K)
         reads_in(do, batch, start, begin, hv, column, W, micro, hs[:tiles], zero)
-        tiles_back(u, start - begin, column, W, us[:tiles], zero)
-        known = slots[start - begin : start - begin + W]
         for n in range(tiles):
             left = column + n * L
             tile = G[n]
-            at_kept = (n * kept.shape[1] + start - begin) * 3 * L
             if n == 0 or b.shape[3] > 1:
                 columns_in(b, batch, start, hv, left if b.shape[3] > 1 else 0, W, bs, zero)
-                gains(bs, known, operators[:W], wrong_bs, numbers[5])
             nudge = splat(-zero)
             for back_j in range(W):
                 j = W - 1 - back_j
-                for i in range(0, 3 * L, 64 // kept.itemsize):
-                    prefetch(kept, at_kept + 3 * j * L + i)
                 decay, d_step, erasing, e_step = ONE, 0, ZERO, 0
                 if back_j > 0:
                     decay, d_step = decays + (j + 1) * K, a_step
@@ -240,12 +221,9 @@ def back(place, heads, q, k, e, a, b, do, G, N, E, u, w, kept, slots, wrong, scr
                 s = s_left + s
                 store(ws, (n * WINDOW + j) * L, s)
                 nudge = splat(-zero) - load(bs, j * L) * s
-            square = column_squares(tile, zero)
+            square_out(tile, us, squares, (start - begin) // WINDOW * V + left, min(L, V - left), zero)
             erasing, e_step = (es, 1) if erase else (ZERO, 0)
             homeward(x, ks, ZERO, 0, decays, a_step, erasing, e_step, nudge, splat(zero), tile, 0, K, pre, zero)
-            carried = (operators, wrong_bs, known, N[n], E[n], square, kept, at_kept, sums)
-            follow_back(bs[:W], hs[n], us[n], ws[n], *carried, (pre, b.shape[3] > 1), gammas, numbers)
-            eights(sums, W, wrong, left // 8, start - begin)
         tiles_out(ws[:tiles], w, start - begin, column, W)
 
 
@@ -557,14 +535,3 @@ def in_order(x, total):
         for i in range(1, x.shape[1]):
             s = s + x[n, i]
         total[n] = s
-
-
-@njit
-def groups_together(wrong, total):
-    """total [n, m] = wrong [n, 0, m] + wrong [n, 1, m] + .."""
-    for n in range(wrong.shape[0]):
-        for i in range(total.shape[1]):
-            total[n, i] = 0.0
-        for group in range(wrong.shape[1]):
-            for i in range(total.shape[1]):
-                total[n, i] += wrong[n, group, i]

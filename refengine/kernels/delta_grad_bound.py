@@ -1,8 +1,10 @@
-"""A rigorous bound on the rounding of the delta core's adjoint (kernels/delta_grad.py), followed beside its sweeps.
+"""A rigorous bound on the rounding of the delta core's adjoint, from what its sweeps (kernels/delta_grad.py, or the
+device's) left: u, w, and the squares of the columns of S and G at every window.
 
-Hats, u, g and the slots of a micro-step (|M|, |k|, what its operands are off by) as in kernels/delta.py. Of each column
-the forward sweep keeps N >= |S^|, E >= |S^ - S| before every micro-step and U >= |u^ - u|. The backward one carries
-N >= |G^|, E >= |G^ - G|. The transpose of M has M's norm. With h = s o', read into G first:
+Hats and the slots of a micro-step (|M|, |k|, what its operands are off by) as in kernels/delta.py. All columns go
+together, in numbers a micro-step: N >= |S^|, E >= |S^ - S| before it and U >= |u^ - u|, Frobenius and Euclidean, then
+backward N >= |G^|, E >= |G^ - G|. The transpose of M has M's norm, and the largest over columns serves all. With
+h = s o', read into G first:
 
     E += dq |h| + |q| dh + u N                                     dh = (ds + 3u) |h|
     W  = omega + |k| E          >= |w^ - w|                        omega = (g |k| + dk) N >= |w^ - k . G^|
@@ -10,41 +12,50 @@ N >= |G^|, E >= |G^ - G|. The transpose of M has M's norm. With h = s o', read i
     X  = |M| E + de |n| + |e| nu + u N_X,   N_X = N + |e| |n|     the bound of G~ (order "post")
     E' = |a| X + mu |a| N_X  (post),    |M| E + mu |a| N + de |n| + |e| nu + u N'  (pre)
 
-A sum over columns of column vectors x y errs by at most sum dx |y| + (|x| + dx) dy + g |x| |y|, Euclidean: that bounds
-dq, dk, de and, as |x * y| <= |x| |y|, da. Every step inflates its N and E by 1 + 32 u, more than its own roundings;
-whoever adds the columns inflates the sums.
+A sum over columns of column vectors x y errs by at most dx |y| + (|x| + dx) dy + g |x| |y| (Cauchy-Schwarz): that
+bounds dq, dk, de, db and, as |x * y| <= |x| |y|, da. All of it is float64, whatever the sweeps' type; every step
+inflates its N and E by 1 + 32 u of that type, more than its own roundings, and whoever takes the sums inflates those.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from ._jit import inline
-from ._simd import absolute, at, fma, load, minimum, put, splat, sqrt, store
+from ._jit import inline, njit
+from ._simd import BLOCK, absolute, at, block, fma, put, total
 from .delta import (
+    CAST_B,
     CAST_V,
+    DB,
     DK,
     DV,
     ERASE,
     ERASE_IS_KEY,
     K_NORM,
+    MINUS_K_E,
     MU,
+    PER_B,
     PREDICT,
     Q_NORM,
+    REST,
+    SIDE,
     SIZE_A,
     SLOTS,
+    TWO_A0,
     dot,
     fill,
+    offset,
     read_slots,
     step_slots,
     widen,
 )
 
-# Behind the slots of kernels/delta.py: g |k| + dk, |e|, de, dq.
-TO_W, E_NORM, DE, DQ = range(SLOTS, SLOTS + 4)
-ALL_SLOTS = SLOTS + 4
-NORM, ERROR, MISS = range(3)  # what the forward sweep keeps of a column
-OF_Q, OF_K, OF_E, OF_A, OF_V, OF_B = range(6)  # whose sum over columns
+# Behind the slots of kernels/delta.py: g |k| + dk, |e|, de, dq; then |M|, |b| and |b^ - b|, the largest over columns.
+TO_W, E_NORM, DE, DQ, OPERATOR, SIZE_B, WRONG_B = range(SLOTS, SLOTS + 7)
+ALL_SLOTS = SLOTS + 7
+NORM, ERROR, MISS, SIZE_U = range(4)  # what the way forward keeps: N and E before a micro-step, U, |u^|
+KEPT = 4
+OF_Q, OF_K, OF_E, OF_A, OF_V, OF_B = range(6)  # whose error
 SUMS = 6
 
 
@@ -95,130 +106,182 @@ def slots_of(place, heads, q, k, e, a, errors, lines, slots, start, W, rule, num
 
 
 @inline
-def growth(u):
-    """1 + 32 u, in the type of u."""
-    u = u + u
-    u = u + u
-    u = u + u
-    return (u + u + u + u) + (u / u)
+def smaller(x, y):
+    """y where x is no number."""
+    return x if x < y else y
 
 
 @inline
-def follow_forth(v, b, us, operators, wrong_bs, slots, N, E, square, kept, at_kept, pre, numbers):
-    """A window of one tile, forward: N, E [L] are carried on, and kept before each micro-step with U, flat from
-    `at_kept` on. `square` is the columns' squares before the window, `operators` and `wrong_bs` what
-    `gains` of kernels/delta.py gives."""
-    _, _, u, tau, norm_up, _, floor = numbers
-    W, L = v.shape
-    tiny, grow = splat(tau), splat(growth(u))
-    norm = minimum(load(N, 0), fma(sqrt(square), splat(norm_up), splat(floor)))
-    error = load(E, 0)
-    for j in range(W):
-        w = slots[j]
-        bj, miss = load(b, j * L), absolute(load(us, j * L))
-        size_b, size_d = absolute(bj), absolute(bj * load(us, j * L))
-        decayed = fma(splat(w[SIZE_A]), norm, tiny)
-        given = fma(decayed, splat(w[MU]), fma(norm + error, tiny, tiny))
-        seen = fma(splat(w[SIZE_A]), error, given)  # of S~
-        operator, wrong_b = load(operators, j * L), load(wrong_bs, j * L)
-        inner = fma(absolute(load(v, j * L)), splat(w[CAST_V]), splat(w[DV]))
-        inner = inner + fma(norm if pre else decayed, splat(w[PREDICT]), fma(miss, splat(u), tiny))
-        to = at_kept + 3 * j * L
-        store(kept, to + NORM * L, norm)
-        store(kept, to + ERROR * L, error)
-        store(kept, to + MISS * L, grow * fma(error if pre else seen, splat(w[E_NORM]), inner))
-        rest = fma(size_b + wrong_b, inner, fma(wrong_b, miss, fma(size_d, splat(u), tiny)))
-        norm = grow * fma(size_d, splat(w[K_NORM]), decayed + tiny)
-        carried = fma(operator, error, given) if pre else operator * seen
-        error = carried + fma(rest, splat(w[K_NORM]), fma(size_d, splat(w[DK]), fma(norm, splat(u + u), tiny)))
-        error = grow * error
-    store(N, 0, norm)
-    store(E, 0, error)
-    store(kept, at_kept + 3 * W * L + NORM * L, norm)
-    store(kept, at_kept + 3 * W * L + ERROR * L, error)
+def size(x, source, n, u, floor):
+    """An upper bound on the Euclidean norm of n numbers of flat x; the sum of their sizes where squares overflow."""
+    L = BLOCK // x.itemsize
+    whole = n - n % L
+    squares, sizes = np.float64(0.0), np.float64(0.0)
+    if whole > 0:
+        y = block(x, source)
+        s, z = y * y, absolute(y)
+        for i in range(source + L, source + whole, L):
+            y = block(x, i)
+            s, z = fma(y, y, s), z + absolute(y)
+        squares, sizes = np.float64(total(s)), np.float64(total(z))
+    for i in range(source + whole, source + n):
+        y = np.float64(at(x, i))
+        squares, sizes = squares + y * y, sizes + abs(y)
+    euclidean = np.sqrt(squares) + floor
+    return smaller(euclidean, sizes) * (1.0 + (n + 16) * u)
+
+
+@njit
+def norm(x, u, floor):
+    """`size` of a whole array."""
+    return size(x, 0, x.size, u, floor)
+
+
+@inline
+def measured(squares, window, K, u, tau):
+    """An upper bound on the Frobenius norm of a state from its columns' squares [windows, V]."""
+    s = 0.0
+    for j in range(squares.shape[1]):
+        s += np.float64(squares[window, j])
+    V = squares.shape[1]
+    return (np.sqrt(s) + 1.01 * np.sqrt(tau * V)) * (1.0 + (K + V + 16) * u)
+
+
+@inline
+def gain(w, b, batch, t, head):
+    """|M|, |b| and |b^ - b| of one micro-step: convex in b, so the largest over columns is at one of its ends."""
+    step = offset(b, batch, t, head)
+    low = np.float64(at(b, step))
+    high = low
+    broken = low * 0.0  # NaN where any is no number
+    for i in range(step + 1, step + b.shape[3]):
+        y = np.float64(at(b, i))
+        low, high, broken = min(low, y), max(high, y), broken + y * 0.0
+    up = 1.0 + 2.0**-48
+    w[SIZE_B] = max(abs(low), abs(high)) + broken
+    w[WRONG_B] = (w[SIZE_B] * w[CAST_B] + w[DB]) * up
+    w[OPERATOR] = max(norm_at(low, w), norm_at(high, w)) * up + broken
+
+
+@inline
+def norm_at(b, w):
+    """|M| at one b, and what the inexact b, k, e, a add."""
+    y, side = b * w[MINUS_K_E] + w[TWO_A0], b * w[SIDE]
+    return 0.5 * np.sqrt(y * y + side * side) + (abs(b) * w[PER_B] + w[REST])
 
 
 @inline
 def product_error(x, dx, y, dy, rounding):
     """dx |y| + (|x| + dx) dy + rounding |x| |y|"""
-    return fma(dx, y, fma(x + dx, dy, rounding * (x * y)))
+    return dx * y + ((x + dx) * dy + rounding * (x * y))
 
 
 @inline
-def follow_back(b, hs, us, ws, operators, wrong_bs, slots, N, E, square, kept, at_kept, wrong, rule, gammas, numbers):
-    """A window of one tile, backward: N, E [L] of G are carried on; wrong [SUMS, WINDOW, L] is each column's part of
-    the sums.
-    `square` is the columns' squares of G at its first micro-step. Roundings of a sum over columns, over columns and
-    rows, and in db: gammas."""
-    scale, scale_error, u, tau, norm_up, _, floor = numbers
-    pre, wide_b = rule
+def forth(place, heads, q, k, e, a, v, b, errors, N, E, u, squares, slots, kept, lines, window, rule, numbers):
+    """The way forward: fill `slots` and `kept`."""
+    batch, begin, end = place
+    _, pre, _ = rule
+    unit, tau = np.float64(numbers[2]), np.float64(numbers[3])
+    V = u.shape[1]
+    tiny, floor, grow = tau * V, 1.01 * np.sqrt(tau * V), 1.0 + 32.0 * unit
+    for start in range(begin, end, window):
+        W = min(window, end - start)
+        now = slots[start - begin : start - begin + W]
+        slots_of((batch, begin), heads, q, k, e, a, errors, lines, now, start, W, rule, numbers)
+        N = smaller(measured(squares, (start - begin) // window, k.shape[3], unit, tau), N)
+        for j in range(W):
+            t = start - begin + j
+            w = now[j]
+            gain(w, b, batch, start + j, heads[4])
+            miss = size(u, t * V, V, unit, floor)
+            d = w[SIZE_B] * miss + tiny
+            decayed = w[SIZE_A] * N + tiny
+            given = decayed * w[MU] + (N + E) * tiny + tiny
+            seen = w[SIZE_A] * E + given  # of S~
+            inner = w[DV] + (N if pre else decayed) * w[PREDICT] + miss * unit + tiny
+            if w[CAST_V] > 0.0:
+                inner += size(v, offset(v, batch, start + j, heads[4]), V, unit, floor) * w[CAST_V]
+            kept[t, NORM] = N
+            kept[t, ERROR] = E
+            kept[t, MISS] = ((E if pre else seen) * w[E_NORM] + inner) * grow
+            kept[t, SIZE_U] = miss
+            rest = (w[SIZE_B] + w[WRONG_B]) * inner + w[WRONG_B] * miss + d * unit + tiny
+            N = (d * w[K_NORM] + decayed + tiny) * grow
+            carried = w[OPERATOR] * E + given if pre else w[OPERATOR] * seen
+            E = (carried + rest * w[K_NORM] + d * w[DK] + 2.0 * unit * N + tiny) * grow
+    kept[end - begin, NORM] = N
+    kept[end - begin, ERROR] = E
+
+
+@inline
+def back(place, head, do, N, E, w, squares, slots, kept, wrong, window, K, rule, gammas, numbers):
+    """The way back: fill `wrong`, and return what bounds the initial state's cotangent."""
+    batch, begin, end = place
+    micro, pre, _ = rule
+    scale, off = abs(np.float64(numbers[0])), np.float64(numbers[1])
+    unit, tau = np.float64(numbers[2]), np.float64(numbers[3])
     along, across, in_b = gammas
-    W, L = b.shape[0], b.shape[1]
-    room = wrong.shape[1]
-    tiny, grow = splat(tau), splat(growth(u))
-    norm, error = load(N, 0), load(E, 0)
-    for back_j in range(W):
-        j = W - 1 - back_j
-        w = slots[j]
-        h = absolute(scale * load(hs, j * L))
-        dh = fma(h, splat(scale_error + u + u + u), tiny)
-        norm = grow * fma(h, splat(w[Q_NORM]), norm + tiny)
-        if j == 0:
-            norm = minimum(norm, fma(sqrt(square), splat(norm_up), splat(floor)))
-        error = fma(h, splat(w[DQ]), fma(dh, splat(w[Q_NORM]), fma(norm, splat(u + u), error + tiny)))
-        bj, uj, wj = load(b, j * L), load(us, j * L), load(ws, j * L)
-        n, d = absolute(bj * wj), absolute(bj * uj)
-        size_b, uj, wj = absolute(bj), absolute(uj), absolute(wj)
-        operator, wrong_b = load(operators, j * L), load(wrong_bs, j * L)
-        size_b = size_b + wrong_b
-        omega = fma(norm, splat(w[TO_W]), tiny)
-        dw = fma(error, splat(w[K_NORM]), omega)
-        rounded = fma(wrong_b, wj, fma(n, splat(u), tiny))
-        dn = fma(size_b, dw, rounded)
-        to = at_kept + 3 * j * L
-        norm_s, error_s, du = (load(kept, to + NORM * L), load(kept, to + ERROR * L), load(kept, to + MISS * L))
-        dd = fma(size_b, du, fma(wrong_b, uj, fma(d, splat(u), tiny)))
-        norm_x = fma(n, splat(w[E_NORM]), norm + tiny)
-        noise = fma(n, splat(w[DE]), fma(fma(size_b, omega, rounded), splat(w[E_NORM]), tiny))
-        error_x = fma(operator, error, fma(norm_x, splat(u + u), noise))
-        decayed = norm_s * w[SIZE_A]
-        x, dx = (norm_s, error_s) if pre else (decayed, fma(error_s, splat(w[SIZE_A]), decayed * w[MU]))
-        off_b = product_error(uj, du, wj, dw, splat(in_b))
-        put_line(
-            wrong, OF_Q * room + j, product_error(load(kept, to + 3 * L), load(kept, to + 4 * L), h, dh, splat(along))
-        )
-        put_line(wrong, OF_K * room + j, product_error(norm, error, d, dd, splat(along)))
-        put_line(wrong, OF_E * room + j, product_error(x, dx, n, dn, splat(along)))
-        g, dg = (norm, error) if pre else (norm_x, error_x)
-        put_line(wrong, OF_A * room + j, product_error(g, dg, norm_s, error_s, splat(across)))
-        put_line(wrong, OF_V * room + j, dn * dn)
-        put_line(wrong, OF_B * room + j, off_b * off_b if wide_b else off_b)
+    V = w.shape[1]
+    tiny, floor, grow = tau * V, 1.01 * np.sqrt(tau * V), 1.0 + 32.0 * unit
+    for t in range(end - begin - 1, -1, -1):
+        c = slots[t]
+        h = 0.0
+        if (t + 1) % micro == 0:
+            h = size(do, offset(do, batch, (begin + t) // micro, head), V, unit, floor) * scale
+        dh = h * (off + 3.0 * unit) + tiny
+        N = (N + h * c[Q_NORM] + tiny) * grow
+        if t % window == 0:
+            N = smaller(measured(squares, t // window, K, unit, tau), N)
+        E = E + h * c[DQ] + dh * c[Q_NORM] + 2.0 * unit * N + tiny
+        miss, owed = kept[t, SIZE_U], size(w, t * V, V, unit, floor)
+        d, n = c[SIZE_B] * miss + tiny, c[SIZE_B] * owed + tiny
+        size_b = c[SIZE_B] + c[WRONG_B]
+        omega = N * c[TO_W] + tiny
+        dw = E * c[K_NORM] + omega
+        rounded = c[WRONG_B] * owed + n * unit + tiny
+        dn = size_b * dw + rounded
+        S, dS, du = kept[t, NORM], kept[t, ERROR], kept[t, MISS]
+        dd = size_b * du + c[WRONG_B] * miss + d * unit + tiny
+        norm_x = N + n * c[E_NORM] + tiny
+        noise = n * c[DE] + (size_b * omega + rounded) * c[E_NORM] + tiny
+        error_x = c[OPERATOR] * E + norm_x * 2.0 * unit + noise
+        decayed = S * c[SIZE_A]
+        x, dx = (S, dS) if pre else (decayed, dS * c[SIZE_A] + decayed * c[MU])
+        g, dg = (N, E) if pre else (norm_x, error_x)
+        wrong[OF_Q, t] = product_error(kept[t + 1, NORM], kept[t + 1, ERROR], h, dh, along)
+        wrong[OF_K, t] = product_error(N, E, d, dd, along)
+        wrong[OF_E, t] = product_error(x, dx, n, dn, along)
+        wrong[OF_A, t] = product_error(g, dg, S, dS, across)
+        wrong[OF_V, t] = dn
+        wrong[OF_B, t] = product_error(miss, du, owed, dw, in_b)
         if pre:
-            decayed = fma(splat(w[SIZE_A]), norm, tiny)
-            norm = grow * fma(n, splat(w[E_NORM]), decayed)
-            error = fma(operator, error, fma(decayed, splat(w[MU]), fma(norm, splat(u + u), noise)))
+            decayed = c[SIZE_A] * N + tiny
+            N = (n * c[E_NORM] + decayed) * grow
+            E = c[OPERATOR] * E + decayed * c[MU] + N * 2.0 * unit + noise
         else:
-            norm = grow * fma(splat(w[SIZE_A]), norm_x, tiny)
-            error = fma(splat(w[SIZE_A]), error_x, fma(norm, splat(w[MU]), tiny))
-        error = grow * fma(norm + error, tiny, error + tiny)
-    store(N, 0, norm)
-    store(E, 0, error)
+            N = (c[SIZE_A] * norm_x + tiny) * grow
+            E = c[SIZE_A] * error_x + N * c[MU] + tiny
+        E = (E + (N + E) * tiny + tiny) * grow
+    return E
 
 
-@inline
-def put_line(wrong, line, x):
-    """One line of wrong [SUMS, W, L]."""
-    store(wrong, line * wrong.shape[2], x)
+@njit
+def follow(place, heads, q, k, e, a, v, b, errors, do, ends, u, w, squares, wrong, scratch, rule, gammas, numbers):
+    """The bound of one head of one sequence, all its columns together.
 
-
-@inline
-def eights(lines, W, wrong, first, t):
-    """Each eight columns of W lines, added in order, into wrong [V / 8, SUMS, M] from group `first` and micro-step t
-    on: the same sums for any number of lanes."""
-    for g in range(min(lines.shape[2] // 8, wrong.shape[0] - first)):
-        for i in range(SUMS):
-            for j in range(W):
-                s = lines[i, j, 8 * g]
-                for c in range(8 * g + 1, 8 * g + 8):
-                    s = s + lines[i, j, c]
-                wrong[first + g, i, t + j] = s
+    place    (batch, begin, end): micro-steps begin .. end
+    heads    (q, k, e, a, v): which head of each array; arrays and errors as in kernels/delta.py
+    ends     the Frobenius norm and error of the initial state, and of the final state's cotangent
+    given    u, w [M, V]; squares [2, windows, V]: of S before, of G at the first micro-step of every window
+    written  wrong [SUMS, M]; returned: how far any column of the initial state's cotangent may be off
+    scratch  slots [M, ALL_SLOTS], kept [M + 1, KEPT], lines [4, padded K]
+    rule     (micro, pre, erase), and micro-steps in a window; numbers: what `constants` of kernels/delta.py gives
+    gammas   roundings of a sum over columns, over columns and rows, and in db
+    """
+    slots, kept, lines = scratch
+    rule, window = rule
+    start, start_error, final, final_error = ends
+    forward = (start, start_error, u, squares[0], slots, kept, lines, window, rule, numbers)
+    forth(place, heads, q, k, e, a, v, b, errors, *forward)
+    backward = (do, final, final_error, w, squares[1], slots, kept, wrong, window, k.shape[3], rule, gammas, numbers)
+    return back(place, heads[4], *backward)
