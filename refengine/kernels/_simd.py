@@ -355,17 +355,66 @@ def split_exponent(typing: Any, x: Any) -> Any:
     return types.UniTuple(types.float64, 2)(types.float64), code
 
 
+def _bits(kind: Any) -> Any:
+    """The words behind a number's or a vector's type."""
+    if isinstance(kind, ir.VectorType):
+        return ir.VectorType(_bits(kind.element), kind.count)
+    return ir.IntType(64 if isinstance(kind, ir.DoubleType) else 32)
+
+
+def _every(kind: Any, value: Any) -> Any:
+    """One constant, in every lane of a vector."""
+    return ir.Constant(kind, [value] * kind.count if isinstance(kind, ir.VectorType) else value)
+
+
+def _magnitude(builder: Any, kind: Any, suffix: str, args: Any) -> Any:
+    word = _bits(kind)
+    exponent = 0x7FF << 52 if suffix.endswith("64") else 0xFF << 23
+    return builder.bitcast(builder.and_(builder.bitcast(args[0], word), _every(word, exponent)), kind)
+
+
+magnitude = _unary(_lower(_magnitude))
+"""The power of two at or below |x| for a normal number; 0 for a subnormal one."""
+
+
+def _beside(context: Any, builder: Any, sig: Any, args: Any) -> list[Any]:
+    """Arguments of which the first is a number or a vector, and numbers stand for vectors of them beside it."""
+    kind = sig.args[0]
+    return [_spread(builder, kind, a) if k != kind else a for k, a in zip(sig.args, args, strict=True)]
+
+
 @intrinsic
-def magnitude(typing: Any, x: Any) -> Any:
-    """The power of two at or below |x| for a normal number; 0 for a subnormal one."""
+def between(typing: Any, x: Any, least: Any, most: Any) -> Any:
+    """x, but no less than `least` and no more than `most`."""
 
     def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        wide = sig.args[0] == types.float64
-        word = ir.IntType(64 if wide else 32)
-        bits = builder.and_(builder.bitcast(args[0], word), word(0x7FF << 52 if wide else 0xFF << 23))
-        return builder.bitcast(bits, ir.DoubleType() if wide else ir.FloatType())
+        given, low, high = _beside(context, builder, sig, args)
+        raised = builder.select(builder.fcmp_ordered(">", given, low), given, low)
+        return builder.select(builder.fcmp_ordered("<", raised, high), raised, high)
 
-    return x(x), code
+    return x(x, least, most), code
+
+
+@intrinsic
+def beyond(typing: Any, x: Any, top: Any, instead: Any) -> Any:
+    """x, but `instead` above `top`, and -`instead` below -`top`."""
+
+    def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        given, high, other = _beside(context, builder, sig, args)
+        below = builder.select(builder.fcmp_ordered(">", given, high), other, given)
+        return builder.select(builder.fcmp_ordered("<", given, builder.fneg(high)), builder.fneg(other), below)
+
+    return x(x, top, instead), code
+
+
+@intrinsic
+def where_unequal(typing: Any, x: Any, y: Any, z: Any) -> Any:
+    """z where x and y differ, else y."""
+
+    def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return builder.select(builder.fcmp_unordered("!=", args[0], args[1]), args[2], args[1])
+
+    return x(x, x, x), code
 
 
 def _operator(symbol: Any, instruction: str) -> None:

@@ -26,10 +26,7 @@ def rows(x, y, low, out):
             with_truth += d * true
             truth_squares += true * true
             truth_size += abs(true)
-            if true > 0:
-                with_sign += d
-            elif true < 0:
-                with_sign -= d
+            with_sign += d if true > 0 else (-d if true < 0 else 0.0)  # a choice, not a jump: signs are not foreseen
         out[r, 0] = squares
         out[r, 1] = largest
         out[r, 2] = with_truth

@@ -110,6 +110,17 @@ def take(x, batch, t, head, to, ld, n, rows, zero):
 
 
 @part
+def gather(x, batch, t, head, order, to, ld, n, rows, zero):
+    """As `take`, the channels in an order."""
+    clear(to, rows * ld, zero)
+    step = x.shape[2] * x.shape[3]
+    base = offset(x, batch, t, head)
+    for i in range(n):
+        for j in range(x.shape[3]):
+            to[i * ld + j] = at(x, base + i * step + order[j])
+
+
+@part
 def transpose(x, n, D, ld, to, rows, ldt, zero):
     """x [n, D] as `to` [rows, ldt]."""
     clear(to, rows * ldt, zero)
@@ -265,12 +276,13 @@ def invert(A, T, n, nr, Cp, slips, zero):
 
 
 @njit
-def chunked(place, cuts, heads, q, k, e, v, b, g, S, room, o, forms, on, noise, noisy, cursor, rule, scale):
+def chunked(place, cuts, heads, order, q, k, e, v, b, g, S, room, o, forms, on, noise, noisy, cursor, rule, scale):
     """One sequence and head by chunks; S [K to ROWS, padded V] is carried on.
 
     place   (batch, first micro-step of the sequence)
     cuts    [chunks + 1]: the micro-steps where chunks begin and end
     heads   (q, k, e, g, v): which head of each array [B, T or M, heads, D]; b [B, M, HV, 1]; g is the log decay
+    order   of the key channels: sums over them, and the rows of S, go by it
     forms   operand, state, output; on: which of them round at all
     rule    (micro, pre, erases, wide, decays, slips)
     """
@@ -289,16 +301,19 @@ def chunked(place, cuts, heads, q, k, e, v, b, g, S, room, o, forms, on, noise, 
         Cp = padded(n, S)
         if slips & LOST and c > 0:
             clear(S, Kr * Vp, zero)
-        take(k, batch, t, hk, Kx, Kp, n, nr, zero)
+        gather(k, batch, t, hk, order, Kx, Kp, n, nr, zero)
         take(b, batch, t, hv, B, 1, n, nr, zero)
         clear(Q, nr * Kp, zero)
         for i in range(n):
             if (t + i + 1) % micro == 0:
                 base = offset(q, batch, (t + i) // micro, hq)
                 for j in range(K):
-                    Q[i * Kp + j] = at(q, base + j)
+                    Q[i * Kp + j] = at(q, base + order[j])
         ld = Kp if wide else 1
-        take(g, batch, t, hg, D, ld, n, nr, zero)
+        if wide:
+            gather(g, batch, t, hg, order, D, ld, n, nr, zero)
+        else:
+            take(g, batch, t, hg, D, ld, n, nr, zero)
         for j in range(K if wide else 1):
             total = zero
             for i in range(n):
@@ -309,8 +324,8 @@ def chunked(place, cuts, heads, q, k, e, v, b, g, S, room, o, forms, on, noise, 
                     GE[i * ld + j] = total
         tail = slips & TAIL and c == cuts.size - 2 and c > 0 and n < cuts[c] - cuts[c - 1]
         cursor = chunk_scores(
-            erases, e, batch, t, he, E, Kx, Q, KT, X, Y, A, P, T, G, GE, D, B, F, n, nr, K, Kp, Kr, Cp, wide, pre,
-            decays, slips, on[0], forms[0], noise, noisy, cursor, zero,
+            erases, e, batch, t, he, order, E, Kx, Q, KT, X, Y, A, P, T, G, GE, D, B, F, n, nr, K, Kp, Kr, Cp, wide,
+            pre, decays, slips, on[0], forms[0], noise, noisy, cursor, zero,
         )  # fmt: skip
         # what is written
         take(v, batch, t, hv, X, Vp, n, nr, zero)
@@ -376,11 +391,11 @@ def chunked(place, cuts, heads, q, k, e, v, b, g, S, room, o, forms, on, noise, 
 
 @part
 def chunk_scores(
-    erases, e, batch, t, he, E, Kx, Q, KT, X, Y, A, P, T, G, GE, D, B, F, n, nr, K, Kp, Kr, Cp, wide, pre, decays,
-    slips, on, form, noise, noisy, cursor, zero,
+    erases, e, batch, t, he, order, E, Kx, Q, KT, X, Y, A, P, T, G, GE, D, B, F, n, nr, K, Kp, Kr, Cp, wide, pre,
+    decays, slips, on, form, noise, noisy, cursor, zero,
 ):  # fmt: skip
     """E, then A, P and T of a chunk, T and nothing else rounded."""
-    take(e, batch, t, he, E, Kp, n, nr, zero)
+    gather(e, batch, t, he, order, E, Kp, n, nr, zero)
     if wide and decays:
         for i in range(n - 1, -1, -1):  # steps between sums that were rounded, so that products of them tell D(i, m)
             for j in range(K):
@@ -483,38 +498,25 @@ def kept(
 
 
 @njit
-def recurrent(place, until, heads, q, k, e, v, b, g, S, room, o, forms, on, noise, noisy, cursor, rule, scale):
+def recurrent(place, until, heads, order, q, k, e, v, b, g, S, room, o, forms, on, noise, noisy, cursor, rule, scale):
     """One sequence and head step by step, arguments as for `chunked`; `until` is one past the last micro-step; b
     [B, M, HV, 1 or V]. Rounded to the operand format: S as the prediction and the read-out see it, and d."""
     batch, begin = place
     hq, hk, he, hg, hv = heads
     micro, pre, erases, wide, _, _ = rule
     p, r, d, F = room
-    K, V = k.shape[3], v.shape[3]
+    V = v.shape[3]
     Vp = padded(V, S)
-    Kr = (K + ROWS - 1) // ROWS * ROWS
     zero = scale - scale
     for t in range(begin, until):
         at_k, at_e, at_v = offset(k, batch, t, hk), offset(e, batch, t, he), offset(v, batch, t, hv)
         at_b, at_g = offset(b, batch, t, hv), offset(g, batch, t, hg)
         for i in range(g.shape[3]):
-            F[i] = at(g, at_g + i)
+            F[i] = at(g, at_g + (order[i] if wide else i))
         exponential(F, F, g.shape[3])
-        clear(p, Vp, zero)
-        for i in range(K):
-            fade = F[i] if wide else F[0]
-            erase = at(e, at_e + i)
-            start = drawn(cursor, Vp)
-            row = i * Vp
-            for j in range(Vp):
-                x = S[row + j]
-                y = x * fade
-                seen = x if pre else y
-                if on[0]:
-                    seen = rounded(seen, noise[start + j], forms[0], noisy)
-                S[row + j] = y
-                p[j] += erase * seen
-            cursor = start + Vp if on[0] else cursor
+        first = cursor
+        for j in range(0, Vp, lanes_of(S)):
+            cursor = faded(S, j, Vp, F, wide, e, at_e, order, p, pre, forms[0], on[0], noise, noisy, first, zero)
         for j in range(V):
             d[j] = at(v, at_v + j)
             if erases:
@@ -522,28 +524,57 @@ def recurrent(place, until, heads, q, k, e, v, b, g, S, room, o, forms, on, nois
             d[j] *= at(b, at_b + j) if b.shape[3] > 1 else at(b, at_b)
         if on[0]:
             cursor = settle(d, 0, d, 0, V, forms[0], noise, noisy, cursor)
-        for i in range(K):
-            key = at(k, at_k + i)
-            for j in range(Vp):
-                S[i * Vp + j] += key * d[j]
-        if on[1]:
-            cursor = settle(S, 0, S, 0, Kr * Vp, forms[1], noise, noisy, cursor)
-        if (t + 1) % micro == 0:
-            at_q, at_o = offset(q, batch, t // micro, hq), offset(o, batch, t // micro, hv)
-            clear(r, Vp, zero)
-            for i in range(K):
-                query = at(q, at_q + i)
-                start = drawn(cursor, Vp)
-                for j in range(Vp):
-                    seen = S[i * Vp + j]
-                    if on[0]:
-                        seen = rounded(seen, noise[start + j], forms[0], noisy)
-                    r[j] += query * seen
-                cursor = start + Vp if on[0] else cursor
+        reads = (t + 1) % micro == 0
+        at_q = offset(q, batch, t // micro, hq)
+        first = cursor
+        for j in range(0, Vp, lanes_of(S)):
+            cursor = added(S, j, Vp, k, at_k, d, q, at_q, order, r, reads, forms, on, noise, noisy, first, zero)
+        if reads:
+            at_o = offset(o, batch, t // micro, hv)
             for j in range(V):
                 r[j] *= scale
             if on[2]:
                 cursor = settle(r, 0, r, 0, V, forms[2], noise, noisy, cursor)
             for j in range(V):
                 put(o, at_o + j, r[j])
+    return cursor
+
+
+@part
+def faded(S, j, Vp, F, wide, e, at_e, order, p, pre, form, on, noise, noisy, cursor, zero):
+    """Some columns of S <- a S, and what e sees of S (before or after) in p; the cursor behind the noise of a whole
+    S."""
+    s = splat(zero)
+    for i in range(order.size):
+        x = load(S, i * Vp + j)
+        y = x * (F[i] if wide else F[0])
+        store(S, i * Vp + j, y)
+        seen = x if pre else y
+        if on:
+            start = drawn(cursor, Vp)
+            seen = rounded(seen, load(noise, start + j), form, noisy)
+            cursor = start + Vp
+        s = fma(splat(at(e, at_e + order[i])), seen, s)
+    store(p, j, s)
+    return cursor
+
+
+@part
+def added(S, j, Vp, k, at_k, d, q, at_q, order, r, reads, forms, on, noise, noisy, cursor, zero):
+    """Some columns of S <- S + k d', stored, and what q reads of them in r; the cursor as from `faded`."""
+    written, s = load(d, j), splat(zero)
+    for i in range(order.size):
+        x = fma(splat(at(k, at_k + order[i])), written, load(S, i * Vp + j))
+        if on[1]:
+            start = drawn(cursor, Vp)
+            x = rounded(x, load(noise, start + j), forms[1], noisy)
+            cursor = start + Vp
+        store(S, i * Vp + j, x)
+        if reads:
+            if on[0]:
+                start = drawn(cursor, Vp)
+                x = rounded(x, load(noise, start + j), forms[0], noisy)
+                cursor = start + Vp
+            s = fma(splat(at(q, at_q + order[i])), x, s)
+    store(r, j, s)
     return cursor

@@ -27,6 +27,7 @@ from .emulate import (
     ROWS,
     clear,
     exponential,
+    gather,
     invert,
     padded,
     product,
@@ -122,8 +123,8 @@ def pairs(Q, Kx, E, D, dP, dA, dq, de, dk, F, n, K, Kp, Cp, pre, erases, slips, 
 
 @njit
 def backward(
-    place, cuts, heads, q, k, e, v, b, g, do, Z, room, grad_room, marks, dq, dk, de, dv, db, dg, forms, on, noise,
-    noisy, cursor, rule, wrong, scale,
+    place, cuts, heads, order, q, k, e, v, b, g, do, Z, room, grad_room, marks, dq, dk, de, dv, db, dg, forms, on,
+    noise, noisy, cursor, rule, wrong, scale,
 ):  # fmt: skip
     """One sequence and head. As `emulate.chunked`; do [B, T, HV, V]; Z [K to ROWS, padded V] what is owed to the final
     state, and on return to the initial one; marks [chunks, K to ROWS * padded V] the states before each chunk; dq
@@ -148,10 +149,13 @@ def backward(
         ld = Kp if wide else 1
         if wrong & LOST and c < chunks - 1:
             clear(Z, Kr * Vp, zero)
-        take(k, batch, t, hk, Kx, Kp, n, nr, zero)
-        take(e, batch, t, he, E, Kp, n, nr, zero)
+        gather(k, batch, t, hk, order, Kx, Kp, n, nr, zero)
+        gather(e, batch, t, he, order, E, Kp, n, nr, zero)
         take(b, batch, t, hv, B, 1, n, nr, zero)
-        take(g, batch, t, hg, D, ld, n, nr, zero)
+        if wide:
+            gather(g, batch, t, hg, order, D, ld, n, nr, zero)
+        else:
+            take(g, batch, t, hg, D, ld, n, nr, zero)
         clear(Q, nr * Kp, zero)
         clear(dO, nr * Vp, zero)
         for i in range(n):
@@ -159,7 +163,7 @@ def backward(
             if (t + i + 1) % micro == 0:
                 base, out = offset(q, batch, (t + i) // micro, hq), offset(do, batch, (t + i) // micro, hv)
                 for j in range(K):
-                    Q[i * Kp + j] = at(q, base + j)
+                    Q[i * Kp + j] = at(q, base + order[j])
                 for j in range(V):
                     dO[i * Vp + j] = scale * at(do, out + j)
         for j in range(K if wide else 1):
@@ -350,12 +354,12 @@ def backward(
         for i in range(n):
             at_k = offset(dk, batch, t + i, hv)
             for j in range(K):
-                put(dk, at_k + j, Dk[i * Kp + j])
-                put(de, at_k + j, zero if wrong & NO_DE else De[i * Kp + j])
+                put(dk, at_k + order[j], Dk[i * Kp + j])
+                put(de, at_k + order[j], zero if wrong & NO_DE else De[i * Kp + j])
             if (t + i + 1) % micro == 0:
                 at_q = offset(dq, batch, (t + i) // micro, hv)
                 for j in range(K):
-                    put(dq, at_q + j, Dq[i * Kp + j])
+                    put(dq, at_q + order[j], Dq[i * Kp + j])
         # the decays
         if decays:
             last = n - 1
@@ -376,7 +380,7 @@ def backward(
                 at_g = offset(dg, batch, t + i, hv)
                 for j in range(channels):
                     if wrong & EXCLUSIVE:
-                        put(dg, at_g + j, DG[j])
+                        put(dg, at_g + (order[j] if wide else j), DG[j])
                 for j in range(K):
                     to = j if wide else 0
                     x = Q[i * Kp + j] * Dq[i * Kp + j] - Kx[i * Kp + j] * Dk[i * Kp + j]
@@ -385,7 +389,7 @@ def backward(
                     DG[to] += x
                 for j in range(channels):
                     if not wrong & EXCLUSIVE:
-                        put(dg, at_g + j, DG[j])
+                        put(dg, at_g + (order[j] if wide else j), DG[j])
                 if erases and pre:
                     for j in range(K):
                         DG[j if wide else 0] += E[i * Kp + j] * De[i * Kp + j]

@@ -9,7 +9,7 @@ variance of rounding to nearest without its luck. Zero comes out as +0.
 from __future__ import annotations
 
 from ._jit import inline, njit, part
-from ._simd import magnitude
+from ._simd import BYTES, between, beyond, load, magnitude, store, where_unequal
 
 PIECE = 1 << 14  # noise drawn at a time
 POOL = 1 << 16  # numbers in a pool of noise
@@ -17,18 +17,15 @@ POOL = 1 << 16  # numbers in a pool of noise
 
 @inline
 def rounded(x, r, form, noisy):
-    """x in the format `form` = (M / P, unit / P, least P, largest P, largest number, what is beyond it)."""
-    shift, unit, least, most, top, beyond = form
-    p = min(max(magnitude(x), least), most)
+    """x (a number, or lanes of them) in the format `form` = (M / P, unit / P, least P, largest P, largest number, what
+    is beyond it)."""
+    shift, unit, least, most, top, infinite = form
+    p = between(magnitude(x), least, most)
     m = p * shift
     y = (x + m) - m
-    if noisy and y != x:
-        y = x + p * unit * r
-    if y > top:
-        y = beyond
-    if y < -top:
-        y = -beyond
-    return y
+    if noisy:
+        y = where_unequal(x, y, x + p * unit * r)
+    return beyond(y, top, infinite)
 
 
 @inline
@@ -40,10 +37,14 @@ def drawn(cursor, count):
 @part
 def settle(x, a, y, b, count, form, noise, noisy, cursor):
     """Round `count` numbers from flat x[a:] into flat y[b:]; returns the cursor behind the noise that was used."""
+    lanes = BYTES // x.itemsize
     for first in range(0, count, PIECE):
         n = min(PIECE, count - first)
         start = drawn(cursor, n)
-        for i in range(n):
+        whole = n // lanes * lanes
+        for i in range(0, whole, lanes):
+            store(y, b + first + i, rounded(load(x, a + first + i), load(noise, start + i), form, noisy))
+        for i in range(whole, n):
             y[b + first + i] = rounded(x[a + first + i], noise[start + i], form, noisy)
         cursor = start + n
     return cursor
@@ -51,5 +52,5 @@ def settle(x, a, y, b, count, form, noise, noisy, cursor):
 
 @njit
 def settle_all(x, y, form, noise, noisy, cursor):
-    """Round all of flat x into flat y (of any float type)."""
+    """Round all of flat x into flat y."""
     return settle(x, 0, y, 0, x.size, form, noise, noisy, cursor)

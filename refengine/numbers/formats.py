@@ -103,12 +103,12 @@ def settle(x: Array, to: Format, arithmetic: np.dtype[Any], seed: int = 0, curso
     float64 values that a narrower arithmetic will hold are rounded as float64 first."""
     flat = np.ascontiguousarray(x).reshape(-1)
     first = flat.dtype if to.within(flat.dtype) else arithmetic
-    out = np.empty(flat.size, arithmetic)
     if not to.within(first):
-        out[:] = flat
-    else:
-        rounding.settle_all(flat, out, to.form(first), noise(seed, first), seed != 0, cursor % rounding.POOL)
-    return out.reshape(x.shape)
+        return flat.astype(arithmetic).reshape(x.shape)
+    out = np.empty(flat.size, first)
+    flat = flat.astype(first, copy=False)
+    rounding.settle_all(flat, out, to.form(first), noise(seed, first), seed != 0, cursor % rounding.POOL)
+    return out.astype(arithmetic, copy=False).reshape(x.shape)
 
 
 def to_nearest(x: Array, to: Format) -> Array:

@@ -52,11 +52,12 @@ def verdicts(got: Outputs, truth: Outputs, honest: Outputs, policy: Policy) -> d
     io = policy.io if policy.io in TORCH else "bf16"
     stored = {name: policy.format(part_of(name, x.ndim)) for name, x in got.items()}
 
+    exact = {name: np.asarray(truth[name], np.float64) for name in got}
+    held = {name: to_nearest(y, stored[name]) for name, y in exact.items()}
+
     def every(check: Callable[[Array, Array, Array], bool], as_stored: bool = False) -> bool:
+        true = held if as_stored else exact
         with np.errstate(all="ignore"):
-            true = {name: np.asarray(truth[name], np.float64) for name in got}
-            if as_stored:
-                true = {name: to_nearest(y, stored[name]) for name, y in true.items()}
             return all(check(got[name], true[name], honest[name]) for name in got)
 
     return {

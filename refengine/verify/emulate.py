@@ -6,7 +6,7 @@ can be altered: what a mistake would compute."""
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from itertools import pairwise
 from threading import local
 from typing import Any
@@ -24,6 +24,7 @@ from ..kernels import emulate as kernel
 from ..kernels.rounding import POOL
 from ..numbers import formats
 from ..numbers.bounded import apply
+from ..numbers.formats import Format
 from ..numbers.philox import words
 from ..spec import ERASE_KEY, Delta
 from .policy import Policy
@@ -51,6 +52,7 @@ class Core:
     micro: int = 1
     folded: tuple[int, int] | None = None  # (HV, V) where value channels were made heads
     problem: Problem | None = None  # what it was lowered from
+    kept: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)  # by `held`
 
     @classmethod
     def of(cls, p: Problem) -> Core:
@@ -94,17 +96,17 @@ class Core:
         o, final = emulate(self, policy, run)
         return {"o": o, "final_state": final}
 
-    def permuted(self, order: NDArray[np.integer]) -> Core:
-        """Key channels in another order: sums over them run in that order."""
-        k = self.k[..., order]
-        return replace(
-            self,
-            q=self.q[..., order],
-            k=k,
-            e=None if self.e is None else k if self.e is self.k else self.e[..., order],
-            g=self.g if self.g is None or self.g.shape[3] == 1 else self.g[..., order],
-            start=None if self.start is None else self.start[:, :, order],
-        )
+    def held(self, name: str, form: Format, arithmetic: np.dtype[Any]) -> Array | None:
+        """A tensor in the arithmetic, the same for every run, if all its numbers are of the format already."""
+        x = getattr(self, name)
+        if (name, form) not in self.kept:
+            self.kept[name, form] = np.array_equal(formats.to_nearest(x, form), x)
+        if not self.kept[name, form]:
+            return None
+        if (name, arithmetic) not in self.kept:
+            self.kept[name, arithmetic] = x.astype(arithmetic, copy=False)
+        found: Array = self.kept[name, arithmetic]
+        return found
 
 
 @dataclass(frozen=True)
@@ -126,17 +128,9 @@ class Run:
 
 def emulate(core: Core, policy: Policy, run: Run, threads: int | None = None) -> tuple[Array, Array]:
     """(o [B, T, HV, V], final_state [N, HV, K, V]) in the policy's arithmetic."""
-    K = core.k.shape[3]
-    back: Array | None = None
-    if run.permutation:
-        order = np.argsort(words(K, (0x6F726465, 0x72), stream=run.permutation), kind="stable")
-        back = np.argsort(order)
-        core = core.permuted(order)
     job = Job(core, policy, run)
     in_parallel(job, threads)
     o, final = job.o, job.final
-    if back is not None:
-        final = np.ascontiguousarray(final[:, :, back])
     if core.folded:
         o, final = o.reshape(*o.shape[:2], *core.folded), unfolded(final, *core.folded)
     return o, final
@@ -185,19 +179,25 @@ class Job:
         self.noise = formats.noise(run.seed, self.dtype)
         B, M, self.heads, self.V = core.v.shape
         self.K = core.k.shape[3]
+        self.order = np.arange(self.K)
+        if run.permutation:
+            self.order = np.argsort(words(self.K, (0x6F726465, 0x72), stream=run.permutation), kind="stable")
         laps = iter(range(1, 99))
 
-        def enter(x: Array | None, part: str, otherwise: float) -> Array:
+        def enter(name: str, part: str, otherwise: float) -> Array:
+            x, form = getattr(core, name), policy.format(part)
             if x is None:
                 return np.full((B, M, self.heads, 1), otherwise, self.dtype)
-            return formats.settle(x, policy.format(part), self.dtype, run.seed, cursor=next(laps) * 7919)
+            cursor = next(laps) * 7919
+            same = core.held(name, form, self.dtype)
+            return formats.settle(x, form, self.dtype, run.seed, cursor) if same is None else same
 
-        self.q = enter(core.q, "operand", 0.0)
-        self.k = enter(core.k, "operand", 0.0)
-        self.e = self.k if core.e is None or core.e is core.k else enter(core.e, "operand", 0.0)
-        self.v = enter(core.v, "operand", 0.0)
-        self.b = enter(core.b, "gate", 1.0)
-        self.g = enter(core.g, "gate", 0.0)
+        self.q = enter("q", "operand", 0.0)
+        self.k = enter("k", "operand", 0.0)
+        self.e = self.k if core.e is None or core.e is core.k else enter("e", "operand", 0.0)
+        self.v = enter("v", "operand", 0.0)
+        self.b = enter("b", "gate", 1.0)
+        self.g = enter("g", "gate", 0.0)
         parts = [policy.format(part) for part in ("operand", "state", "io")]
         self.forms = tuple(part.form(self.dtype) for part in parts)
         self.on = tuple(part.within(self.dtype) for part in parts)
@@ -234,7 +234,8 @@ class Job:
         S = np.zeros((self.Kr, self.Vp), self.dtype)
         if self.core.start is not None:
             stored, cursor = self.policy.format("state"), (n * 8191 + h * 131) % POOL
-            S[: self.K, : self.V] = formats.settle(self.core.start[n, h], stored, self.dtype, self.of.seed, cursor)
+            given = self.core.start[n, h][self.order]
+            S[: self.K, : self.V] = formats.settle(given, stored, self.dtype, self.of.seed, cursor)
         return S
 
     def rule(self, n: int, h: int) -> tuple[tuple[int, ...], int, tuple[Any, ...]]:
@@ -255,10 +256,10 @@ class Job:
         rest = (flat, self.room(), self.o, self.forms, self.on, self.noise, self.of.seed != 0, cursor, rule, scale)
         if self.chunked:
             if t1 > t0:
-                kernel.chunked((row, t0 * micro), cuts(self.core, self.of, t0, t1), heads, *arrays, *rest)
+                kernel.chunked((row, t0 * micro), cuts(self.core, self.of, t0, t1), heads, self.order, *arrays, *rest)
         else:
-            kernel.recurrent((row, t0 * micro), t1 * micro, heads, *arrays, *rest)
-        self.final[n, h] = S[: self.K, : self.V]
+            kernel.recurrent((row, t0 * micro), t1 * micro, heads, self.order, *arrays, *rest)
+        self.final[n, h, self.order] = S[: self.K, : self.V]
 
 
 def log_decay(a: Array) -> Array:

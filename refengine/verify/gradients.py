@@ -102,7 +102,7 @@ class _Back(Job):
         row, t0, t1 = self.core.segments[n]
         S, Z = self.enter(n, h), np.zeros((self.Kr, self.Vp), self.dtype)
         if self.back.dht is not None:
-            Z[: self.K, : self.V] = self.back.dht[n, h]
+            Z[: self.K, : self.V] = self.back.dht[n, h][self.order]
         at = cuts(self.core, self.of, t0, t1)
         heads, cursor, rule = self.rule(n, h)
         marks = np.zeros((max(len(at) - 1, 1), S.size), self.dtype)
@@ -111,11 +111,11 @@ class _Back(Job):
         for c in range(len(at) - 1):
             marks[c] = S.reshape(-1)
             rest = (S.reshape(-1), self.room(), self.o, self.forms, self.on, self.noise, noisy, cursor, rule, scale)
-            cursor = forward.chunked(where, at[c : c + 2], heads, *arrays, *rest)
+            cursor = forward.chunked(where, at[c : c + 2], heads, self.order, *arrays, *rest)
         room = (self.do, Z.reshape(-1), self.room(), self.more_room(), marks, *self.found.values())
         how = (self.forms, self.on, self.noise, noisy, cursor, rule, self.wrong, scale)
-        kernel.backward(where, at, heads, *arrays, *room, *how)
-        self.final[n, h] = Z[: self.K, : self.V]
+        kernel.backward(where, at, heads, self.order, *arrays, *room, *how)
+        self.final[n, h, self.order] = Z[: self.K, : self.V]
 
 
 def by_chunks(run: Run) -> Run:

@@ -14,12 +14,15 @@ it in rows where their chunks begin or end."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..engine.plan import available_cores
 from ..engine.problem import Problem
 from ..engine.solution import Solution
 from ..kernels import compare
@@ -34,6 +37,7 @@ SMOOTHING, FINE_SMOOTHING = 0.75, 1.0  # where nothing is rounded below the arit
 QUANTILE = 0.9
 COLUMNS = " columns"  # a state seen by columns
 WINDOWS, WINDOW = " windows", 16  # gradients of one number a token and head, so many tokens a row
+PIECE = 2**21  # numbers that one thread compares at a time
 END = -1  # a phase that makes the last chunk whole
 
 
@@ -115,7 +119,19 @@ def moments(x: Array, true: View) -> Array:
     shape = (int(np.prod(y.shape[:-1])), y.shape[-1])
     low = np.empty((0, 0)) if true.low is None else _rows(true.low, shape)
     out = np.empty((shape[0], compare.MOMENTS))
-    compare.rows(np.ascontiguousarray(x).reshape(shape), _rows(y, shape), low, out)
+    given, whole = np.ascontiguousarray(x).reshape(shape), _rows(y, shape)
+    pieces = -(-whole.size // PIECE) or 1
+    edges = [shape[0] * i // pieces for i in range(pieces + 1)]
+
+    def fill(rows: slice) -> None:
+        compare.rows(given[rows], whole[rows], low[rows], out[rows])
+
+    parts = [slice(*edge) for edge in pairwise(edges)]
+    if pieces == 1:
+        fill(parts[0])
+    else:
+        with ThreadPoolExecutor(min(available_cores(), pieces)) as pool:
+            list(pool.map(fill, parts))
     return out.reshape(*y.shape[:-1], compare.MOMENTS)
 
 
@@ -214,7 +230,7 @@ class Ends:
 
     def see(self, squares: Array, begins: NDArray[np.bool_]) -> None:
         """One member's squared errors [B, rows, heads], and at which tokens [B, T] its chunks begin."""
-        each = squares.shape[1] // begins.shape[1]
+        each = squares.shape[1] // max(begins.shape[1], 1)
         for b, t in np.argwhere(begins):
             for place, at in enumerate((t * each, t * each - 1)):
                 near = slice(max(0, at - self.reach * each), at + self.reach * each + 1)
