@@ -55,7 +55,7 @@ def wide_cases(numbers: int) -> list[Case]:
     kinds = []
     for op in (ops.get(name) for name in ops.names()):
         roles = {t.role for t in op.inputs} | {t.name for t in op.inputs}
-        if covered(op) and kind(op) != "training":
+        if covered(op) and op.compose is None and kind(op) != "training":
             for name, tier, needs in REGIMES:
                 if set(needs) <= roles:
                     conventions = op.conventions if name == "rich" else (op.convention(None),)

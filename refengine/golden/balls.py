@@ -80,6 +80,10 @@ class Taped:
     __radd__ = __add__
     __rmul__ = __mul__
 
+    def __abs__(self) -> Taped:
+        sign = (self.value > 0) - (self.value < 0)  # at a kink any slope between
+        return type(self)(abs(self.value), (self, sign or library().arb(0, 1)))
+
     def exp(self) -> Taped:
         value = self.value.exp()
         return type(self)(value, (self, value))

@@ -14,6 +14,8 @@ from typing import Any
 from .. import ops
 from ..errors import InputError, nearest
 from ..spec import Op, Tensor
+from . import compositions
+from .compositions import COMPOSITIONS, MINI_BATCH, composed, in_the_core
 from .draw import Stream, key_of
 
 TIERS = ("E", "1", "2", "3", "real")
@@ -72,7 +74,7 @@ FULL = (
     Regime("same_keys", "3", BIG, needs=("beta",)),
     Regime("parallel_keys", "3", (SMALL, *BIG), needs=("beta",)),
     Regime("long", "3", (dict(B=1, T=4096, H=1, HV=2, K=16, V=16),)),
-    Regime("real", "real", (dict(B=1, T=300, H=4, HV=4, K=32, V=32),), start=False, settings=dict(use_qk_l2norm=True)),
+    Regime("real", "real", (dict(B=1, T=256, H=4, HV=4, K=32, V=32),), start=False, settings=dict(use_qk_l2norm=True)),
 )
 # What is no recurrence of the delta core: the same regimes in sizes that balls can do, and none for gates it has not.
 SHORT = (1, 0, 9, 16)
@@ -99,18 +101,27 @@ OTHERS_FULL = (
     Regime("front", "2", MIDDLE, settings=dict(use_qk_l2norm=True, key_shift=1)),
     Regime("parallel_keys", "3", (SMALL, *MIDDLE)),
 )
-SUITES = {"core": (CORE, OTHERS), "full": (FULL, OTHERS_FULL)}
+# Every composition of the composed learner's parts.
+COMPOSED = (Regime("one_hot", "E", (SMALL,), gradients=True), Regime("rich", "1", (SMALL,), gradients=True))
+MORE = ("heads", "packed", "strong", "key_norms", "front", "real")
+COMPOSED_FULL = (*COMPOSED, *(regime for regime in OTHERS if regime.name in MORE))
+SUITES = {"core": (CORE, OTHERS, COMPOSED), "full": (FULL, OTHERS_FULL, COMPOSED_FULL)}
 # A decay that is no power of two soon needs more than eight bits: two tokens, from zero.
 FEW_BITS: Mapping[str, Mapping[str, Any]] = {
     "retention": dict(T=2, lengths=(), start=False),
     "lightning_attn": dict(H=1, HV=1),
     "longhorn": dict(T=24, lengths=()),
 }
-INEXACT = ("ttt_linear", "ttt_mlp", "titans_mlp", "lact")  # LayerNorm, gelu, silu, Newton-Schulz: no tier E
+INEXACT = ("ttt_linear", "ttt_mlp")  # LayerNorm: no tier E
+EXACT_WITH: Mapping[str, Mapping[str, Any]] = {  # options in tier E, where no root is taken
+    "gated_kalmanet": dict(ridge=1.0, eps=0.0),
+    "lact": dict(use_muon=False, weight_norm="none"),
+}
 KNOWN = {  # inputs that are drawn here, and states
     *("q", "k", "v", "p", "g", "beta", "d", "r", "w", "a", "b", "lamb", "alpha", "eta", "theta", "tok", "momentum"),
     *("w0", "w1", "w2", "lr0", "lr1", "lr2", "schedule", "initial_state", "h_kk", "h_kv", "weight", "bias", "memory"),
-    *("b1", "b2", "m0", "m1", "m2"),
+    *("b1", "b2", "m0", "m1", "m2", "theta_out", "theta_up", "ln_weight", "ln_bias"),
+    *("m_w", "m_b", "m_w0", "m_w1", "m_w2", "m_b1", "m_b2"),
 }
 HIDDEN = 6  # channels between two layers, the axis R
 
@@ -120,19 +131,20 @@ def kind(op: Op) -> str:
     "training" (memories that learn by mini-batches)."""
     if not op.states:
         return "attention"
-    if "chunk_size" in op.options:
-        return "training"
-    return "regression" if any(t.name == "h_kk" for t in op.states) else "delta"
+    if any(t.name == "h_kk" for t in op.states):
+        return "regression"
+    return "training" if "chunk_size" in op.options and not in_the_core(op) else "delta"
 
 
 @dataclass(frozen=True)
 class Case:
-    """One golden's question."""
+    """One golden's question; `parts` names a composition."""
 
     op: Op
     convention: str
     regime: Regime
     size: Mapping[str, int]
+    parts: str = ""
 
     @property
     def few(self) -> Mapping[str, Any]:
@@ -153,9 +165,8 @@ class Case:
         shape = f"b{s['B']}-t{s['T']}-h{s['H']}-hv{s['HV']}-k{s['K']}-v{s['V']}"
         shape += f"-r{s['R']}" if "R" in s else ""
         packed = f"-varlen{len(self.lengths)}" if self.lengths else ""
-        regime = (
-            self.regime.name if self.convention == self.op.convention(None) else f"{self.regime.name}-{self.convention}"
-        )
+        regime = self.regime.name + (f"-{self.parts}" if self.parts else "")
+        regime += "" if self.convention == self.op.convention(None) else f"-{self.convention}"
         return f"{self.op.name}/{self.regime.tier}/{regime}/{shape}{packed}-bf16"
 
     @property
@@ -190,30 +201,39 @@ class Case:
     @property
     def options(self) -> dict[str, Any]:
         """The op's own options: more than one step a token, a layer that is not the first."""
-        chosen: dict[str, Any] = {"num_householder": 2, "layer_idx": 1, "num_layers": 4, "chunk_size": 4}
-        if self.regime.tier == "E" and "ridge" in self.op.options:
-            chosen |= {"ridge": 1.0, "eps": 0.0}
+        chosen: dict[str, Any] = {"num_householder": 2, "layer_idx": 1, "num_layers": 4, "chunk_size": MINI_BATCH}
+        chosen |= EXACT_WITH.get(self.op.name, {}) if self.regime.tier == "E" else {}
+        chosen |= COMPOSITIONS[self.parts] if self.parts else {}
         return {name: chosen.get(name, rule.default) for name, rule in self.op.options.items()}
 
 
 def covered(op: Op) -> bool:
     """Whether every input of the op is one that is drawn here."""
-    return {t.name for t in (*op.inputs, *op.states)} <= KNOWN
+    return {t.name for t in (*op.inputs, *op.states)} <= KNOWN and (op.compose is None or op.name == "ttt")
 
 
 def cases_of(op: Op, regimes: tuple[tuple[Regime, ...], ...]) -> Iterator[Case]:
     """Every regime that applies, in the op's default convention; the other conventions in one regime."""
+    if op.compose is None:
+        yield from applied(op, regimes[kind(op) != "delta"])
+        return
+    for parts in COMPOSITIONS:
+        yield from applied(composed(op, parts), regimes[2], parts)
+
+
+def applied(op: Op, regimes: tuple[Regime, ...], parts: str = "") -> Iterator[Case]:
     roles = {t.role for t in op.inputs} | {t.name for t in op.inputs}
     axes = {a for t in (*op.inputs, *op.states) for a in t.axes[0].split()}
     first, *others = op.conventions
-    for regime in regimes[kind(op) != "delta"]:
-        if set(regime.needs) <= roles and not (regime.tier == "E" and op.name in INEXACT):
+    inexact = op.name in INEXACT or parts in compositions.INEXACT
+    for regime in regimes:
+        if set(regime.needs) <= roles and not (regime.tier == "E" and inexact):
             for shape in regime.shapes:
                 size = {**shape, "R": HIDDEN} if "R" in axes else dict(shape)
                 if not any("V" in t.axes[0].split() for t in op.inputs):
                     size["V"] = size["K"]
                 few = {a: n for a, n in FEW_BITS.get(op.name, {}).items() if a in size} if regime.tier == "E" else {}
-                yield Case(op, first, regime, {**size, **few})
+                yield Case(op, first, regime, {**size, **few}, parts)
                 if regime.name == "key_norms" and kind(op) != "regression":  # whose are of a solver that iterates
                     yield from (Case(op, other, regime, size) for other in others)
 

@@ -15,6 +15,8 @@ from .cases import Case, kind
 from .draw import Array, stored
 
 CLOSED = -1024.0  # a gate whose exp is 0 even in float64
+FAR = 8192.0  # an eighth of it is where a sigmoid is 0 or 1 even in float64
+OFTEN = {"alpha": 0.125, "eta": 0.25, "theta": 0.75, "g": 0.125, "tok": 0.75}
 POWERS = (1, 4, 16)  # what has a root and a reciprocal in few bits
 
 
@@ -74,6 +76,8 @@ def delta(case: Case) -> dict[str, Array]:
         elif op.name in ("rwkv7", "dplr", "iplr"):  # a = -k, b = k rate
             rate = stream.integers((*shape[:-1], 1), 0, 1) * 1.0
             x = -keys if tensor.name == "a" else keys * (0.5 + 0.5 * rate if permuted else rate)
+            if tensor.name == "b" and not permuted:  # now and then what is read goes to another key
+                x = np.where(stream.integers((*shape[:-1], 1), 0, 7) > 0, x, np.roll(x, 1, axis=-1))
         else:  # steps, and gates of what is erased and written
             x = stream.integers(shape, 0, 1) * 1.0
             if permuted and op.name != "longhorn":
@@ -161,10 +165,11 @@ def regression(case: Case) -> dict[str, Array]:
     return named | starts
 
 
-def titans(case: Case) -> dict[str, Array]:
-    """Keys that come once in a mini-batch, gates that forget all or nothing, steps that reach the value or none."""
-    named: dict[str, Array] = {t.name: np.zeros(case.shape(t)) for t in case.op.inputs}
-    K = case.size["K"]
+def learner(case: Case) -> dict[str, Array]:
+    """A memory that learns by mini-batches: keys that come once in each, gates that forget all or nothing, steps that
+    reach the value or none."""
+    named: dict[str, Array] = {t.name: np.zeros(case.shape(t)) for t in case.op.inputs if not t.integer}
+    K, layers, units = case.size["K"], "R" in case.size, units_of(case)
     for name, x in named.items():
         stream = case.stream(name)
         if name == "k":
@@ -172,17 +177,81 @@ def titans(case: Case) -> dict[str, Array]:
                 for h in range(x.shape[2]):
                     at = stream.permutations(-(-(t1 - t0) // K), K).ravel()[: t1 - t0]
                     x[row, t0:t1, h] = np.eye(K)[at]
+        elif name == "q" and layers:
+            x[:] = np.eye(K)[stream.integers(x.shape[:-1], 0, K - 1)] * odd(stream.integers((*x.shape[:-1], 1), -1, 0))
         elif name in ("q", "v"):
-            x[:] = stream.integers(x.shape, -2, 2)
-        else:  # forgotten or carried on: seldom
-            often = {"alpha": 0.125, "eta": 0.25, "theta": 0.75}[name]
-            x[:] = stream.uniform(x.shape) < often
+            x[:] = stream.integers(x.shape, -1, 1) if layers else stream.integers(x.shape, -2, 2)
+        elif name in ("w0", "w1", "w2"):
+            x[:] = stream.integers(x.shape, -1, 1)
+        elif name != "tok" and (layers or case.parts == "bias"):
+            once(case, name, x)
+        else:  # forgotten, carried on, learnt
+            x[:] = (stream.uniform(x.shape) < OFTEN[name]) * (CLOSED if name == "g" else 1.0)
+        x *= units.get(name, 1.0)
     if case.convention == "whole":
         named["theta"] *= 0.5
+    if case.options.get("loss") == "p_norm":  # an error is 0 or +-2, and half of its square is itself
+        named["v"], named["theta"] = odd(named["v"]), 0.5 * named["theta"]
     return named
 
 
-EXACT = {"delta": delta, "attention": attention, "regression": regression, "training": titans}
+def once(case: Case, name: str, x: Array) -> None:
+    """What would soon take many bits, once in every sequence and head: all steps at one token, momentum at the next (or
+    in the first chunk), and everything forgotten near the end of the last head."""
+    choice, size = case.stream("choice"), case.options["chunk_size"]
+    for _, row, t0, t1 in sequences(case):
+        last = max(0, (t1 - t0) // size * size - 1)  # of the mini-batches that are full
+        for h in range(x.shape[2]):
+            place, late = (int(choice.integers((), low, last)) for low in (0, 3 * last // 4))
+            at = {"eta": place + 1, "momentum": 0, "alpha": late, "g": late}.get(name, place)
+            if h == x.shape[2] - 1 or name not in ("alpha", "g"):
+                end = t0 + at + (size if name == "momentum" else 1)
+                x[row, t0 + at : min(end, t1), h] = CLOSED if name == "g" else 1.0
+
+
+def odd(x: NDArray[Any]) -> Array:
+    """One where it was 0 or more, else minus one."""
+    return np.where(x >= 0, 1.0, -1.0)
+
+
+def units_of(case: Case) -> dict[str, float]:
+    """A memory with hidden numbers: what its weights and their momenta, steps, values and cotangents are multiples of.
+    Hidden numbers are multiples of FAR, where silu and gelu are 0 or x themselves, odd ones for every key, since the
+    first layer begins odd and learns by even steps; all else cancels that unit."""
+    names, unit = {t.name for t in case.op.inputs}, {}
+    if "lr0" in names:
+        unit = {"w0": FAR, "m0": 2 * FAR, "lr0": 2 * FAR, "lr1": 1 / FAR, "lr2": 1 / FAR, "do": 1 / FAR}
+    elif "theta_up" in names:
+        unit = {"w0": FAR, "m_w0": 2 * FAR, "theta": 2 * FAR, "theta_out": 1 / FAR, "theta_up": 1 / FAR, "do": 1 / FAR}
+    elif "R" in case.size:
+        unit = dict.fromkeys(("w1", "w2", "m2", "m_w2"), FAR) | {"m1": 2 * FAR, "m_w1": 2 * FAR, "v": FAR**2}
+        unit |= {"theta": 2 / FAR**2, "theta_out": 1 / FAR**2, "do": 1 / FAR**2}
+    return unit
+
+
+def first_memory(case: Case, name: str, shape: tuple[int, ...], size: int) -> Array:
+    """What a memory starts from. With hidden numbers no two of them make one output, and each has momentum in one
+    layer."""
+    x = signs(case, name, shape, size)
+    if case.options.get("loss") == "p_norm":
+        return odd(x)
+    if "R" not in case.size:
+        return x
+    states = [t.name for t in case.op.states]
+    weights = [s for s in states if s[0] == "w"]
+    state = name.partition(".")[2]
+    layer = states.index(state) % len(weights)
+    axes = case.op.states[states.index(state)].axes[0].split()[2:]
+    if state == weights[0]:
+        x = odd(x)
+    elif state[0] == "m":
+        x = x * (np.indices(shape[2:])[axes.index("R")] % len(weights) == layer)
+    if "V" in axes:
+        x = x * (np.subtract(*np.indices(shape[2:])) == 0)
+    return x * units_of(case).get(state, 1.0)
+
+
+EXACT = {"delta": delta, "attention": attention, "regression": regression, "training": learner}
 
 
 def exact(case: Case) -> dict[str, NDArray[Any]]:

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from ..errors import FileError, InputError, UnavailableError
 from ..io import tensorfile
-from .files import CASE, is_suite, put, read_json
+from .files import put
+from .integrity import CASE, is_suite, read_json
 from .record import INPUTS, TRUTH, canonical
 
 Array = NDArray[Any]

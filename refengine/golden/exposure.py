@@ -173,7 +173,8 @@ MISTAKES: Mapping[str, Callable[[Op, Arguments], Arguments | None]] = {
 def moved(truth: Solution, other: Solution) -> float:
     """How far the outputs moved; a final state that has another shape has moved altogether."""
     most = 0.0
-    for x, y in zip((truth.o, *truth.finals.values()), (other.o, *other.finals.values()), strict=True):
+    both = [(x, other.finals[name]) for name, x in truth.finals.items() if name in other.finals]
+    for x, y in [(truth.o, other.o), *both]:
         size = float(np.abs(x).max(initial=0.0))
         if x.shape == y.shape:
             apart = float(np.abs(x - y).max(initial=0.0))
@@ -181,8 +182,14 @@ def moved(truth: Solution, other: Solution) -> float:
     return most
 
 
-def exposure(op: Op, a: Arguments) -> tuple[dict[str, float], list[str], list[str]]:
-    """(by how much each input moves the outputs, the mistakes that are seen, those that are not)."""
+def otherwise(op: Op, a: Arguments, name: str, word: str) -> Arguments:
+    """With another word for an option, and without those that do not go with it."""
+    idle = {n for n, r in op.options.items() if r.goes_with and r.goes_with[0] == name and word not in r.goes_with[1]}
+    return {n: x for n, x in a.items() if n not in idle} | {name: word}
+
+
+def exposure(op: Op, a: Arguments, least: float = SEEN) -> tuple[dict[str, float], list[str], list[str]]:
+    """(by how much each input moves the outputs, the mistakes that move them by `least`, those that do not)."""
     truth = execute(problem(op.name, a), 1)
 
     def of(altered: Arguments) -> float:
@@ -194,9 +201,11 @@ def exposure(op: Op, a: Arguments) -> tuple[dict[str, float], list[str], list[st
         tried = {name: make(op, a) for name, make in MISTAKES.items()}
         others = [c for c in op.conventions if c != op.convention(a.get("convention"))]
         tried |= {f"convention {c}": {**a, "convention": c} for c in others}
+        words = [(n, word) for n, rule in op.options.items() for word in rule.choices if word != a.get(n, rule.default)]
+        tried |= {f"{name} {word}": otherwise(op, a, name, word) for name, word in words}
         seen = {}
         for name, altered in tried.items():
             with suppress(InputError):  # what another convention does not take is no mistake that goes unseen
                 if altered is not None:
-                    seen[name] = of(altered) >= SEEN
+                    seen[name] = of(altered) >= least
     return sensitivity, sorted(n for n, yes in seen.items() if yes), sorted(n for n, yes in seen.items() if not yes)

@@ -1,4 +1,4 @@
-"""A suite as files, made and checked.
+"""A suite as files: made, and checked by making it again.
 
     suite.json                   what is there, and how much of it there must be
     SHA256SUMS                   every other file; `sha256sum -c SHA256SUMS` needs nothing of ours
@@ -10,13 +10,11 @@ A case appears by one rename of its folder, so a kill or a full disk loses no fi
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
 from importlib.util import find_spec
 from multiprocessing import get_context
 from pathlib import Path
@@ -31,11 +29,11 @@ from ..io import tensorfile, whole
 from .cases import SUITES, Case, suite
 from .certify import spread, values
 from .families import FAMILIES, LAWS
+from .integrity import CASE, SUITE, SUMS, Finding, check_case, check_suite, check_sums, is_suite, read_json, sums
 from .problems import problem
-from .record import INPUTS, LICENSE, TRUTH, asked, canonical, content, definition, digest, sha256, written
-from .schema import SCHEMAS, VERSION, faults
+from .record import INPUTS, LICENSE, TRUTH, asked, canonical, digest, written
+from .schema import SCHEMAS, VERSION
 
-SUMS, SUITE, CASE = "SHA256SUMS", "suite.json", "case.json"
 Progress = Callable[[int, int], None]
 
 
@@ -160,8 +158,12 @@ def close(name: str, root: Path, cases: Sequence[Case]) -> dict[str, Any]:
     """suite.json, the schemas, and the sums over all."""
     records = [read_json(root / "cases" / case.id / CASE) for case in sorted(cases, key=lambda case: case.id)]
     least: dict[str, int] = {}
+    proved: dict[str, dict[str, int]] = {}
     for record in records:
         least[record["op"]["name"]] = least.get(record["op"]["name"], 0) + elements(record)
+        tier = proved.setdefault(record["tier"], {})
+        for road, count in record["certificate"]["correctly_rounded"].items():
+            tier[road] = tier.get(road, 0) + count
     said = {
         "schema": "refengine.suite",
         "schema_version": VERSION,
@@ -169,6 +171,7 @@ def close(name: str, root: Path, cases: Sequence[Case]) -> dict[str, Any]:
         "license": LICENSE,
         "min_cases": len(records),
         "min_elements": least,
+        "correctly_rounded": proved,
         "families": {n: {"what": f.what, "exposes": f.exposes, "home": list(f.home)} for n, f in FAMILIES.items()},
         "laws": LAWS,
         "cases": [{"id": r["id"], "elements": elements(r), "content_sha256": r["content_sha256"]} for r in records],
@@ -181,133 +184,7 @@ def close(name: str, root: Path, cases: Sequence[Case]) -> dict[str, Any]:
     return said
 
 
-def sums(root: Path) -> bytes:
-    """What `sha256sum` prints of every file, by name."""
-    lines = [f"{sha256((root / name).read_bytes())}  {name}\n" for name in files_of(root)]
-    return "".join(lines).encode()
-
-
-def files_of(root: Path) -> list[str]:
-    return sorted(
-        p.relative_to(root).as_posix()
-        for p in root.rglob("*")
-        if p.is_file() and p.name != SUMS and not hidden(p, root)
-    )
-
-
-def hidden(path: Path, root: Path) -> bool:
-    """Ours while under way, or a package's own."""
-    parts = path.relative_to(root).parts
-    return any(part.startswith(".") or part in ("__init__.py", "__pycache__") for part in parts)
-
-
-def is_suite(root: Path) -> None:
-    """Refuse a path where nobody can have meant a suite to be; one that lacks some of its files is damaged."""
-    if not root.is_dir():
-        raise InputError(f"{root} is {'no folder' if root.exists() else 'not there'}; a golden suite is a folder.")
-    if not any((root / name).exists() for name in (SUITE, SUMS, "cases")):
-        raise InputError(f"{root} holds no golden suite: neither {SUITE} nor {SUMS} nor cases.")
-
-
 # ---- checking ----
-
-
-@dataclass(frozen=True)
-class Finding:
-    """kind: "corrupt" or "stale" (exit 4), "short" (exit 5), "numbers" (exit 1)."""
-
-    kind: str
-    text: str
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_bytes().decode("utf-8"))
-    except OSError as error:
-        raise FileError(f"{path}: cannot be read ({error.strerror}).") from error
-    except ValueError as error:
-        raise FileError(f"{path}: is no JSON ({str(error).splitlines()[0]}).") from error
-    if not isinstance(value, dict):
-        raise FileError(f"{path}: is no JSON object.")
-    return value
-
-
-def check_sums(root: Path) -> Iterator[Finding]:
-    """Every file is in SHA256SUMS, every line of it is a file, every sum is right."""
-    try:
-        lines = (root / SUMS).read_text(encoding="utf-8").splitlines()
-        said = {name: total for total, _, name in (line.partition("  ") for line in lines)}
-    except (OSError, ValueError):
-        yield Finding("corrupt", f"{root / SUMS}: cannot be read.")
-        return
-    here = set(files_of(root))
-    for name in sorted(here | set(said)):
-        if name not in here:
-            yield Finding("corrupt", f"{root / name}: is in {SUMS}, but missing.")
-        elif name not in said:
-            yield Finding("corrupt", f"{root / name}: is not in {SUMS}.")
-        elif sha256((root / name).read_bytes()) != said[name]:
-            yield Finding("corrupt", f"{root / name}: its SHA-256 is not the one in {SUMS}.")
-
-
-def check_case(folder: Path, root: Path) -> list[Finding]:
-    """One case against its own record, and against the definition it was made from."""
-    where = folder / CASE
-    try:
-        record = read_json(where)
-        if isinstance(record.get("schema_version"), int) and record["schema_version"] > VERSION:
-            return [
-                Finding("corrupt", f"{where}: has schema version {record['schema_version']}; {VERSION} is known here.")
-            ]
-        wrong = [Finding("corrupt", f"{where}: {text}.") for text in faults(record, SCHEMAS["case"])]
-        if wrong:
-            return wrong
-        wrong = []
-        if record["id"] != folder.relative_to(root / "cases").as_posix():
-            wrong.append(Finding("corrupt", f"{where}: says it is {record['id']!r}, but lies elsewhere."))
-        if content(record["tensors"]) != record["content_sha256"]:
-            wrong.append(Finding("corrupt", f"{where}: its content_sha256 is not that of its tensors."))
-        for file in (INPUTS, TRUTH):
-            wrong += check_tensors(folder / file, {n: t for n, t in record["tensors"].items() if t["file"] == file})
-    except FileError as error:
-        return [Finding("corrupt", str(error))]
-    name = record["op"]["name"]
-    if name not in ops.names():
-        wrong.append(Finding("stale", f"{where}: there is no op {name!r} in this version."))
-    elif definition(ops.get(name)) != record["op"]["definition_sha256"]:
-        wrong.append(Finding("stale", f"{where}: {name} is defined otherwise in this version."))
-    return wrong
-
-
-def check_tensors(path: Path, said: Mapping[str, Mapping[str, Any]]) -> Iterator[Finding]:
-    tensors, _ = tensorfile.read(path)
-    for name in sorted(set(tensors) ^ set(said)):
-        here, there = (path.name, CASE) if name in tensors else (CASE, path.name)
-        yield Finding("corrupt", f"{path}: {name} is in {here}, but not in {there}.")
-    for name in sorted(set(tensors) & set(said)):
-        if list(tensors[name].shape) != said[name]["shape"] or digest(tensors[name]) != said[name]["sha256"]:
-            yield Finding("corrupt", f"{path}: {name} is not what {CASE} says.")
-
-
-def check_suite(root: Path) -> tuple[list[Finding], dict[str, Any]]:
-    """suite.json, and whether what it promises is there."""
-    said = read_json(root / SUITE)
-    if isinstance(said.get("schema_version"), int) and said["schema_version"] > VERSION:
-        text = f"{root / SUITE}: has schema version {said['schema_version']}; {VERSION} is known here."
-        return [Finding("corrupt", text)], said
-    wrong = [Finding("corrupt", f"{root / SUITE}: {text}.") for text in faults(said, SCHEMAS["suite"])]
-    if wrong:
-        return wrong, said
-    there = [c for c in said["cases"] if (root / "cases" / c["id"] / CASE).is_file()]
-    if len(there) < said["min_cases"]:
-        absent = next((c["id"] for c in said["cases"] if c not in there), "none is named")
-        text = f"{root / SUITE}: promises {said['min_cases']} cases, {len(there)} are there ({absent})."
-        wrong.append(Finding("short", text))
-    for op, least in said["min_elements"].items():
-        have = sum(c["elements"] for c in there if c["id"].split("/")[0] == op)
-        if have < least:
-            wrong.append(Finding("short", f"{root / SUITE}: promises {least} numbers of {op}, {have} are there."))
-    return wrong, said
 
 
 def named_case(name: str, case_id: str) -> Case | None:

@@ -12,7 +12,7 @@ from ..frontend.pairing import Conv
 from ..spec import Tensor
 from .cases import Case, kind
 from .draw import Array, stored, unit
-from .exact import exact, signs, writes
+from .exact import exact, first_memory, signs, units_of, writes
 
 
 def arguments(case: Case) -> dict[str, Any]:
@@ -35,10 +35,12 @@ def arguments(case: Case) -> dict[str, Any]:
         out["initial_state"] = by_state(starts)
     if case.regime.gradients:
         shape = tuple(case.size[a] for a in ("B", "T", "HV", "V"))
-        out.setdefault("do", stored(signs(case, "do", shape), "float32"))
+        units = units_of(case) if case.regime.tier == "E" else {}
+        out.setdefault("do", stored(signs(case, "do", shape) * units.get("do", 1.0), "float32"))
         if case.op.states:
             ends = case.of_states("dht").items()
-            out["dht"] = by_state({name: stored(signs(case, name, shape), "float32") for name, shape in ends})
+            owed = {name: signs(case, name, shape) / units.get(name.partition(".")[2], 1.0) for name, shape in ends}
+            out["dht"] = by_state({name: stored(x, "float32") for name, x in owed.items()})
     return out
 
 
@@ -53,9 +55,9 @@ def memory(case: Case, name: str, shape: tuple[int, ...], size: int) -> Array:
         x = case.stream(name).integers(shape, -2, 2)
         return np.asarray(np.einsum("nhij,nhkj->nhik", x, x) * 0.125)
     if kind(case.op) == "training" and case.regime.tier != "E":
-        momentum = name[-2:] in ("m0", "m1", "m2") or name.endswith("momentum")
+        momentum = name[-2:] in ("m0", "m1", "m2") or name.endswith("momentum") or ".m_" in name
         return signs(case, name, shape) * (0.125 if momentum else 0.5)
-    return signs(case, name, shape, size)
+    return first_memory(case, name, shape, size) if case.regime.tier == "E" else signs(case, name, shape)
 
 
 # ---- tiers 1, 2, 3 ----
@@ -114,14 +116,14 @@ def steps_of(case: Case, tensor: Tensor) -> Array:
 def learning(case: Case, tensor: Tensor) -> Array:
     """What a memory that learns by mini-batches takes: weights, LayerNorm, gates and steps; and a ridge."""
     stream, shape, name = case.stream(tensor.name), case.shape(tensor), tensor.name
-    if name in ("w0", "w1", "w2"):
+    if name in ("w0", "w1", "w2") or (name == "w" and case.parts):
         return 0.5 * stream.normal(shape)
-    if name in ("w", "b"):
-        return (name == "w") + 0.125 * stream.normal(shape)
+    if name in ("w", "b", "ln_weight", "ln_bias"):
+        return (name in ("w", "ln_weight")) + 0.125 * stream.normal(shape)
     if name == "lamb":
         return 0.25 + 0.75 * stream.uniform(shape)
-    long = name == "momentum" or (name == "eta" and case.op.name in ("titans", "titans_mlp"))
-    small = 0.03125 if case.op.name == "titans_mlp" else 0.25
+    long = name == "momentum" or (name == "eta" and case.op.name in ("titans", "titans_mlp", "ttt"))
+    small = {"titans_mlp": 0.03125, "p_norm": 0.0625}.get(case.options.get("loss", case.op.name), 0.25)
     return (0.875 if long else small) * stream.uniform(shape)
 
 
@@ -138,10 +140,10 @@ def ordinary(case: Case) -> dict[str, Any]:
             x = keys_of(case, tensor)
         elif tensor.role in ("query", "value"):
             x = stream.normal(shape)
-        elif kind(op) == "training" or tensor.name == "lamb":
-            x = learning(case, tensor)
         elif tensor.role == "decay":
             x = gates_of(case, tensor)
+        elif kind(op) == "training" or tensor.name == "lamb":
+            x = learning(case, tensor)
         elif tensor.name == "beta":
             x = steps_of(case, tensor)
         elif tensor.name == "d":

@@ -9,8 +9,10 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+import sys
 import textwrap
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -74,8 +76,10 @@ def equations(op: Op) -> list[str]:
 
 
 def definition(op: Op) -> str:
-    """What a golden's truth rests on: the op's `step`, its equations, axes, scale and conventions."""
-    said = [inspect.getsource(op.step), *equations(op), op.scale, *op.conventions, *map(str, op.scale_of.items())]
+    """What a golden's truth rests on: the op's `step` (a composed one's module), its equations, axes, scale and
+    conventions."""
+    step = sys.modules[op.step.func.__module__] if isinstance(op.step, partial) else op.step
+    said = [inspect.getsource(step), *equations(op), op.scale, *op.conventions, *map(str, op.scale_of.items())]
     said += [f"{t.name}: {t.axes} {t.role}" for t in (*op.inputs, *op.states)]
     return sha256("\n".join(said).encode())
 

@@ -11,6 +11,7 @@ TEXT = {"type": "string"}
 COUNT = {"type": "integer", "minimum": 0}
 TEXTS = {"type": "array", "items": TEXT}
 ID = {"type": "string", "pattern": "^[a-z0-9_]+/(E|1|2|3|real)/[a-z0-9_-]+/[a-z0-9-]+$"}
+ROUNDED_BY = ("running_bound", "balls", "unsettled")
 FILE = {"type": "string", "pattern": "^[a-z0-9_]+\\.safetensors$"}
 
 
@@ -73,7 +74,7 @@ CASE = {
             "certificate": record(
                 {
                     "roads": TEXTS,
-                    "correctly_rounded": record({"running_bound": COUNT, "balls": COUNT, "unsettled": COUNT}),
+                    "correctly_rounded": record(dict.fromkeys(ROUNDED_BY, COUNT)),
                     "unsettled": TEXTS,
                 }
             ),
@@ -101,6 +102,7 @@ SUITE = {
             "license": TEXT,
             "min_cases": COUNT,
             "min_elements": mapping(COUNT),
+            "correctly_rounded": mapping(record(dict.fromkeys(ROUNDED_BY, COUNT))),
             "families": mapping(record({"what": TEXT, "exposes": TEXT, "home": TEXTS})),
             "laws": mapping(TEXT),
             "cases": {"type": "array", "items": record({"id": ID, "elements": COUNT, "content_sha256": DIGEST})},

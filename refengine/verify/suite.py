@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from ..data import goldens
 from ..errors import AdapterError, InputError, RefengineError, UnavailableError
 from ..golden import cases, files
+from ..golden.integrity import CASE, Finding, read_json
 from ..golden.record import INPUTS, TRUTH, asked, digest
 from ..io import tensorfile
 from ..kernels import compare
@@ -99,7 +100,7 @@ class Golden(Case):
 
     @cached_property
     def inputs(self) -> dict[str, Any]:  # type: ignore[override]
-        said = files.read_json(self.folder / files.CASE)["tensors"]
+        said = read_json(self.folder / CASE)["tensors"]
         made, cotangents, (tensors, _) = asked(self.case)
         for name, x in tensors.items():
             if name not in said or said[name]["sha256"] != digest(x):
@@ -128,7 +129,7 @@ def load(
     tiers: Sequence[str] = (),
     strict: bool = False,
     grad: bool = False,
-) -> tuple[list[Golden], list[files.Finding]]:
+) -> tuple[list[Golden], list[Finding]]:
     """The cases of a suite (a folder, or the name of one that is shipped), the exact ones first, and what is wrong with
     its files."""
     policy(grade)
@@ -138,15 +139,13 @@ def load(
     wrong, said = files.check(root, regenerate=False)
     if not said or said.get("name") not in cases.SUITES:
         name = f" its name is {said['name']!r}, of which this version knows nothing." if said else ""
-        return [], wrong or [files.Finding("stale", f"{root}:{name}")]
+        return [], wrong or [Finding("stale", f"{root}:{name}")]
     if only_ops:  # what is stale of other ops does not matter here
         wrong = [f for f in wrong if f.kind != "stale" or any(f"/cases/{op}/" in f.text for op in only_ops)]
     known = {c.id: c for c in cases.suite(said["name"], tuple(only_ops), tuple(tiers))}
     every = {c.id for c in cases.suite(said["name"])}
     named = [c["id"] for c in said["cases"]]
-    wrong += [
-        files.Finding("stale", f"{root}: {name} is no case in this version.") for name in named if name not in every
-    ]
+    wrong += [Finding("stale", f"{root}: {name} is no case in this version.") for name in named if name not in every]
     found = [Golden(known[name], root, grade, strict, grad) for name in named if name in known]
     order = {tier: i for i, tier in enumerate(cases.TIERS)}
     return sorted(found, key=lambda g: (order[g.case.regime.tier], g.name)), wrong
@@ -185,7 +184,7 @@ class Results:
     """Of a whole suite."""
 
     suite: str
-    wrong: list[files.Finding] = field(default_factory=list)
+    wrong: list[Finding] = field(default_factory=list)
     rows: list[Row] = field(default_factory=list)
 
     def count(self, word: str) -> int:

@@ -87,11 +87,11 @@ def test_a_wrong_path_is_2(tmp_path, command, where, sentence):
 
 
 def test_too_little_is_5(copy):
-    from refengine.golden import files
+    from refengine.golden import integrity
 
     gone = suite("core")[0].id
     shutil.rmtree(copy / "cases" / gone)
-    (copy / files.SUMS).write_bytes(files.sums(copy))
+    (copy / integrity.SUMS).write_bytes(integrity.sums(copy))
     result = invoke("check", copy, "--quick")
     assert result.exit_code == 5
     assert gone in result.stderr

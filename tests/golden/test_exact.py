@@ -22,7 +22,7 @@ GRADES = ("f32", "bf16:io=f32", "bf16", "bf16-state16")
 RUNS = [Run(), Run(permutation=3), *(Run("chunk", chunk=C, phase=p) for C in (1, 2, 7, 16, 32, 64) for p in (0, 3))]
 # Chains of erasures in a chunk that are too short for these; verify's own exact inputs have longer ones.
 SHORT = {
-    "truncated_inverse": ("gated_delta_rule", "kda", "longhorn", "gated_delta_product", "rwkv7"),
+    "truncated_inverse": ("gated_delta_rule", "kda", "longhorn", "gated_delta_product", "rwkv7", "ttt"),
     "one_newton_step": ("gated_delta_rule",),
 }
 # What cannot be seen without a decay, an erasure, or a decay by head.

@@ -13,8 +13,10 @@ import pytest
 
 import refengine
 from refengine.data import goldens
-from refengine.golden import certify, files
+from refengine.golden import certify, files, integrity
 from refengine.golden.cases import suite
+from refengine.golden.integrity import CASE
+from refengine.golden.record import INPUTS, TRUTH, content, digest
 from refengine.golden.schema import SCHEMAS, VERSION, faults
 from refengine.io import tensorfile
 from refengine.io import whole as writing
@@ -39,7 +41,7 @@ def copy(made, tmp_path):
 
 
 def bytes_of(root):
-    return {name: (root / name).read_bytes() for name in [*files.files_of(root), files.SUMS]}
+    return {name: (root / name).read_bytes() for name in [*integrity.files_of(root), integrity.SUMS]}
 
 
 def kinds(root, **options):
@@ -48,7 +50,7 @@ def kinds(root, **options):
 
 def resummed(root):
     """As someone would who wants the sums to be right."""
-    (root / files.SUMS).write_bytes(files.sums(root))
+    (root / integrity.SUMS).write_bytes(integrity.sums(root))
 
 
 def test_the_shipped_suite_is_whole_and_of_this_version():
@@ -56,14 +58,14 @@ def test_the_shipped_suite_is_whole_and_of_this_version():
     assert findings == []
     assert [case["id"] for case in said["cases"]] == sorted(case.id for case in suite("core"))
     sums = subprocess.run(
-        ["sha256sum", "--quiet", "-c", files.SUMS], cwd=CORE, capture_output=True, text=True, check=False
+        ["sha256sum", "--quiet", "-c", integrity.SUMS], cwd=CORE, capture_output=True, text=True, check=False
     )
     assert (sums.returncode, sums.stdout) == (0, "")
 
 
 def test_made_again_a_case_has_the_shipped_bytes(made):
     for case_id in IDS:
-        for file in (files.CASE, files.INPUTS, files.TRUTH):
+        for file in (CASE, INPUTS, TRUTH):
             assert (made / "cases" / case_id / file).read_bytes() == (CORE / "cases" / case_id / file).read_bytes()
 
 
@@ -85,7 +87,7 @@ def test_an_interrupted_run_goes_on(made, tmp_path, monkeypatch):
     monkeypatch.setattr(files, "written", killed_at_the_third)
     with pytest.raises(KeyboardInterrupt):
         files.make("core", tmp_path, OPS, TIERS)
-    assert len(list(tmp_path.rglob(files.CASE))) == 2
+    assert len(list(tmp_path.rglob(CASE))) == 2
     assert not list(tmp_path.glob(".making-*"))
     (tmp_path / ".making-left").mkdir()  # what a kill that cannot be caught leaves
     files.make("core", tmp_path, OPS, TIERS)
@@ -106,14 +108,14 @@ def test_a_full_disk_loses_no_finished_case(tmp_path, monkeypatch):
     monkeypatch.setattr(writing, "write", full)
     with pytest.raises(refengine.FileError, match="No space left"):
         files.make("core", tmp_path, OPS, TIERS)
-    assert len(list(tmp_path.rglob(files.CASE))) == 2
+    assert len(list(tmp_path.rglob(CASE))) == 2
     assert not list(tmp_path.glob(".making-*"))
 
 
 def test_a_finished_case_that_was_damaged_is_not_written_over(copy):
-    path = copy / "cases" / IDS[0] / files.TRUTH
+    path = copy / "cases" / IDS[0] / TRUTH
     path.write_bytes(path.read_bytes()[:-1] + b"\1")
-    with pytest.raises(refengine.FileError, match=files.TRUTH):
+    with pytest.raises(refengine.FileError, match=TRUTH):
         files.make("core", copy, OPS, TIERS)
 
 
@@ -130,20 +132,20 @@ def edit(path, change):
 
 
 DAMAGES = {
-    "a bit flipped in the truth": lambda root, case: flip(case / files.TRUTH),
-    "a bit flipped in the inputs": lambda root, case: flip(case / files.INPUTS),
-    "cut short": lambda root, case: (case / files.TRUTH).write_bytes((case / files.TRUTH).read_bytes()[:100]),
-    "a file missing": lambda root, case: (case / files.TRUTH).unlink(),
-    "a record missing": lambda root, case: (case / files.CASE).unlink(),
+    "a bit flipped in the truth": lambda root, case: flip(case / TRUTH),
+    "a bit flipped in the inputs": lambda root, case: flip(case / INPUTS),
+    "cut short": lambda root, case: (case / TRUTH).write_bytes((case / TRUTH).read_bytes()[:100]),
+    "a file missing": lambda root, case: (case / TRUTH).unlink(),
+    "a record missing": lambda root, case: (case / CASE).unlink(),
     "renamed": lambda root, case: case.rename(case.with_name("b9-t9-h9-hv9-k9-v9-bf16")),
-    "another id": lambda root, case: edit(case / files.CASE, lambda r: r.update(id="longhorn/E/one_hot/other")),
-    "hand-edited": lambda root, case: edit(case / files.CASE, lambda r: r["conventions"].update(scale=2.0)),
-    "no JSON": lambda root, case: (case / files.CASE).write_text("{"),
-    "a newer schema": lambda root, case: edit(case / files.CASE, lambda r: r.update(schema_version=VERSION + 1)),
-    "a newer suite": lambda root, case: edit(root / files.SUITE, lambda r: r.update(schema_version=VERSION + 1)),
+    "another id": lambda root, case: edit(case / CASE, lambda r: r.update(id="longhorn/E/one_hot/other")),
+    "hand-edited": lambda root, case: edit(case / CASE, lambda r: r["conventions"].update(scale=2.0)),
+    "no JSON": lambda root, case: (case / CASE).write_text("{"),
+    "a newer schema": lambda root, case: edit(case / CASE, lambda r: r.update(schema_version=VERSION + 1)),
+    "a newer suite": lambda root, case: edit(root / integrity.SUITE, lambda r: r.update(schema_version=VERSION + 1)),
     "a stranger": lambda root, case: (case / "extra.txt").write_text("x"),
-    "no sums": lambda root, case: (root / files.SUMS).unlink(),
-    "no suite": lambda root, case: (root / files.SUITE).unlink(),
+    "no sums": lambda root, case: (root / integrity.SUMS).unlink(),
+    "no suite": lambda root, case: (root / integrity.SUITE).unlink(),
 }
 
 
@@ -166,36 +168,36 @@ def test_right_sums_do_not_hide_damage(copy, damage):
 
 def test_a_suite_with_fewer_cases_than_it_promises(copy):
     shutil.rmtree(copy / "cases" / IDS[0])
-    edit(copy / files.SUITE, lambda r: r.update(cases=[c for c in r["cases"] if c["id"] != IDS[0]]))
+    edit(copy / integrity.SUITE, lambda r: r.update(cases=[c for c in r["cases"] if c["id"] != IDS[0]]))
     resummed(copy)
     assert set(kinds(copy, regenerate=False)) == {"short"}
 
 
 def test_another_definition_makes_a_case_stale(copy, monkeypatch):
-    monkeypatch.setattr(files, "definition", lambda op: "0" * 64)
+    monkeypatch.setattr(integrity, "definition", lambda op: "0" * 64)
     assert set(kinds(copy, regenerate=False)) == {"stale"}
 
 
 def forged(root, change):
     """A golden with another number in it, and every digest made to fit."""
     case = root / "cases" / IDS[0]
-    tensors, _ = tensorfile.read(case / files.TRUTH)
+    tensors, _ = tensorfile.read(case / TRUTH)
     tensors = {name: np.array(x) for name, x in tensors.items()}
     change(tensors)
-    tensorfile.write(case / files.TRUTH, tensors)
+    tensorfile.write(case / TRUTH, tensors)
 
     def refit(record):
         for name, x in tensors.items():
-            record["tensors"][name]["sha256"] = files.digest(x)
-        record["content_sha256"] = files.content(record["tensors"])
+            record["tensors"][name]["sha256"] = digest(x)
+        record["content_sha256"] = content(record["tensors"])
 
-    edit(case / files.CASE, refit)
-    record = json.loads((case / files.CASE).read_text(encoding="utf-8"))
+    edit(case / CASE, refit)
+    record = json.loads((case / CASE).read_text(encoding="utf-8"))
 
     def rename(said):
         next(c for c in said["cases"] if c["id"] == IDS[0])["content_sha256"] = record["content_sha256"]
 
-    edit(root / files.SUITE, rename)
+    edit(root / integrity.SUITE, rename)
     resummed(root)
 
 
@@ -243,7 +245,7 @@ def test_roads_that_disagree_stop_the_build(tmp_path, monkeypatch):
     monkeypatch.setattr(certify, "closed", wrong)
     with pytest.raises(certify.DisagreementError, match=r"o\[0, 2, 1, 1\] is .* away from the closed form"):
         files.make("core", tmp_path, OPS, ("3",))
-    assert not list(tmp_path.rglob(files.CASE))
+    assert not list(tmp_path.rglob(CASE))
 
 
 def test_records_are_as_their_schemas_say(made):
@@ -252,12 +254,12 @@ def test_records_are_as_their_schemas_say(made):
         jsonschema.Draft202012Validator.check_schema(schema)
         said = json.loads((made / f"schema/{what}.schema.json").read_text(encoding="utf-8"))
         assert said == schema
-    for path in made.rglob(files.CASE):
+    for path in made.rglob(CASE):
         jsonschema.validate(json.loads(path.read_text(encoding="utf-8")), SCHEMAS["case"])
 
 
 def test_the_schema_check_finds_what_is_wrong():
-    record = json.loads((CORE / "cases" / IDS[0] / files.CASE).read_text(encoding="utf-8"))
+    record = json.loads((CORE / "cases" / IDS[0] / CASE).read_text(encoding="utf-8"))
     assert faults(record, SCHEMAS["case"]) == []
     for change, word in (
         (lambda r: r.pop("tier"), "lacks 'tier'"),
@@ -287,10 +289,10 @@ def test_inputs_are_a_question_for_solve(tmp_path):
 
     case = CORE / "cases" / next(c.id for c in suite("core", ("kda",)) if c.regime.name == "front")
     out = tmp_path / "answer.safetensors"
-    result = CliRunner().invoke(group, ["solve", str(case / files.INPUTS), "-o", str(out), "--grad"])
+    result = CliRunner().invoke(group, ["solve", str(case / INPUTS), "-o", str(out), "--grad"])
     assert result.exit_code == 0, result.output
     answer, _ = tensorfile.read(out)
-    truth, _ = tensorfile.read(case / files.TRUTH)
+    truth, _ = tensorfile.read(case / TRUTH)
     for name in truth:
         if not name.endswith(".delta"):
             x, y = truth[name], answer[name].reshape(truth[name].shape)
@@ -298,6 +300,6 @@ def test_inputs_are_a_question_for_solve(tmp_path):
 
 
 def test_the_digest_in_the_record_is_that_of_the_bytes():
-    record = json.loads((CORE / "cases" / IDS[0] / files.CASE).read_text(encoding="utf-8"))
-    tensors, _ = tensorfile.read(CORE / "cases" / IDS[0] / files.TRUTH)
+    record = json.loads((CORE / "cases" / IDS[0] / CASE).read_text(encoding="utf-8"))
+    tensors, _ = tensorfile.read(CORE / "cases" / IDS[0] / TRUTH)
     assert hashlib.sha256(tensors["o"].tobytes()).hexdigest() == record["tensors"]["o"]["sha256"]

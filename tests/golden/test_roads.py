@@ -24,7 +24,7 @@ def overlap(x, y):
 
 
 ROADS = {"delta": closed, "regression": direct.regression, "attention": direct.attention}
-CLOSED = [name for name in ops.NAMES if kind(ops.get(name)) in ROADS]
+CLOSED = [name for name in ops.NAMES if kind(ops.get(name)) in ROADS and ops.get(name).compose is None]
 
 
 @pytest.mark.parametrize(("name", "convention", "regime"), every("rich", "strong", names=CLOSED))
@@ -47,9 +47,10 @@ def test_the_closed_form_is_cut_into_chunks(monkeypatch):
 
 
 WITH_GRADIENTS = [c for c in suite("core") if c.regime.gradients]
+NO_ADJOINT = "dot_channel"  # each key channel of such a memory decays by itself
 
 
-@pytest.mark.parametrize("c", WITH_GRADIENTS, ids=lambda c: c.id)
+@pytest.mark.parametrize("c", [c for c in WITH_GRADIENTS if c.parts != NO_ADJOINT], ids=lambda c: c.id)
 def test_gradients_in_balls_are_those_of_the_adjoint(c):
     """A tape through the definition in balls, and sweeps of a derived adjoint in float64: no line in common."""
     name = c.op.name
@@ -65,7 +66,11 @@ def test_gradients_in_balls_are_those_of_the_adjoint(c):
         assert abs(got - values).max() <= 1e-12 * abs(values).max() + 1e-13, what
 
 
-LEARNING = {c.op.name: c for c in WITH_GRADIENTS if kind(c.op) == "training" and c.regime.tier == "1"}
+LEARNING = {
+    c.parts or c.op.name: c
+    for c in WITH_GRADIENTS
+    if kind(c.op) == "training" and c.regime.tier == "1" and c.parts in ("", "huber", NO_ADJOINT)
+}
 STEP = 2.0**-120
 
 
@@ -75,7 +80,7 @@ def test_gradients_in_balls_are_slopes(name):
     of derivatives, off by the square of the step."""
     a = arguments(LEARNING[name])
     weighed = cotangents_of(LEARNING[name], a)
-    p = build(name, a)
+    p = build(LEARNING[name].op.name, a)
     arb = flint.arb
     with balls.bits(600):
         _, exact = balls.gradients(p, weighed)
