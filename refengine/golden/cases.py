@@ -39,7 +39,7 @@ SMALL = dict(B=1, T=21, H=1, HV=2, K=8, V=4)
 CHUNK_AND_5 = dict(SMALL, T=69)
 TWO_CHUNKS_AND_5 = dict(SMALL, T=133)
 SQUARE = dict(SMALL, K=8, V=8)
-LENGTHS = (0, 1, 0, 3, 16, 17, 0)
+LENGTHS = (0, 1, 0, 3, 17, 0)
 PACKED = dict(SMALL, T=sum(LENGTHS))
 SAMPLE = dict(B=1, T=16, H=1, HV=1, K=32, V=32)
 HEADS = dict(B=2, T=7, H=2, HV=6, K=5, V=3)
@@ -102,7 +102,11 @@ OTHERS_FULL = (
     Regime("parallel_keys", "3", (SMALL, *MIDDLE)),
 )
 # Every composition of the composed learner's parts.
-COMPOSED = (Regime("one_hot", "E", (SMALL,), gradients=True), Regime("rich", "1", (SMALL,), gradients=True))
+TINY = dict(SMALL, T=13, K=6, V=3)
+COMPOSED = (
+    Regime("one_hot", "E", (TINY,), gradients=True),
+    Regime("rich", "1", (dict(TINY, HV=1),), gradients=True),
+)
 MORE = ("heads", "packed", "strong", "key_norms", "front", "real")
 COMPOSED_FULL = (*COMPOSED, *(regime for regime in OTHERS if regime.name in MORE))
 SUITES = {"core": (CORE, OTHERS, COMPOSED), "full": (FULL, OTHERS_FULL, COMPOSED_FULL)}

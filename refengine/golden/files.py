@@ -34,6 +34,17 @@ from .problems import problem
 from .record import INPUTS, LICENSE, TRUTH, asked, canonical, digest, written
 from .schema import SCHEMAS, VERSION
 
+CERTIFICATES = {
+    "o.delta": "no entry of the row is further from the exact answer, rounded up",
+    "final_state.delta": "the Euclidean norm of the column's error is at most that, rounded up; likewise each state",
+}
+ALGORITHM = "philox4x32-10; a case's stream n has counter (block, 0, n, 0)"
+TRANSFORMS = {
+    "integers": "floor(word (high - low + 1) / 2^32) + low",
+    "uniform": "(floor(word / 2^8) + 1/2) 2^-24",
+    "normal": "(sum of the four 16-bit halves of two words - 131070) 1.75 2^-16",
+    "rounding": "to nearest even in the stored dtype",
+}
 Progress = Callable[[int, int], None]
 
 
@@ -174,6 +185,9 @@ def close(name: str, root: Path, cases: Sequence[Case]) -> dict[str, Any]:
         "correctly_rounded": proved,
         "families": {n: {"what": f.what, "exposes": f.exposes, "home": list(f.home)} for n, f in FAMILIES.items()},
         "laws": LAWS,
+        "certificates": CERTIFICATES,
+        "nonfinite": "forbidden in every tensor; a zero's sign is ignored",
+        "generator": {"name": "refengine", "algorithm": ALGORITHM, "transforms": TRANSFORMS},
         "cases": [{"id": r["id"], "elements": elements(r), "content_sha256": r["content_sha256"]} for r in records],
     }
     put(root / SUITE, canonical(said))

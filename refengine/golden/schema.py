@@ -37,7 +37,7 @@ TENSOR = record(
         "file": FILE,
         "sha256": DIGEST,
     },
-    {"of": TEXT, "norm": TEXT, "rounding": TEXT},
+    {"of": TEXT},
 )
 CASE = {
     "$schema": "https://json-schema.org/draft/2020-12/schema",
@@ -82,10 +82,7 @@ CASE = {
             "exposes": TEXTS,
             "does_not_expose": TEXTS,
             "does_not_test": TEXTS,
-            "nonfinite": TEXT,
-            "generator": record(
-                {"name": TEXT, "algorithm": TEXT, "key": TEXTS, "streams": mapping(COUNT), "transforms": mapping(TEXT)}
-            ),
+            "generator": record({"key": TEXTS, "streams": mapping(COUNT)}),
             "content_sha256": DIGEST,
             "license": TEXT,
         }
@@ -105,6 +102,9 @@ SUITE = {
             "correctly_rounded": mapping(record(dict.fromkeys(ROUNDED_BY, COUNT))),
             "families": mapping(record({"what": TEXT, "exposes": TEXT, "home": TEXTS})),
             "laws": mapping(TEXT),
+            "certificates": mapping(TEXT),
+            "nonfinite": TEXT,
+            "generator": record({"name": TEXT, "algorithm": TEXT, "transforms": mapping(TEXT)}),
             "cases": {"type": "array", "items": record({"id": ID, "elements": COUNT, "content_sha256": DIGEST})},
         }
     ),
