@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import logging
 import os
 import sys
 import warnings
@@ -78,6 +79,29 @@ def spoken_warnings() -> Iterator[None]:
         yield
 
 
+class Compiling(logging.Handler):
+    """One line on a terminal when the first kernel is compiled."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        logging.getLogger(record.name).removeHandler(self)
+        if sys.stderr.isatty():
+            click.echo("Compiling kernels, once on this machine for such an input: a minute or so.", err=True)
+
+
+@contextlib.contextmanager
+def spoken_compiling() -> Iterator[None]:
+    """A sign of life where a first run has to compile."""
+    logger, handler = logging.getLogger("refengine.kernels"), Compiling()
+    before = logger.level
+    logger.setLevel(logging.INFO)
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+        logger.removeHandler(handler)
+
+
 class Commands(click.Group):
     """A group whose commands live in modules of the same name."""
 
@@ -111,7 +135,7 @@ class Commands(click.Group):
         return ctx
 
     def invoke(self, ctx: click.Context) -> Any:
-        with sentences(), spoken_warnings():
+        with sentences(), spoken_warnings(), spoken_compiling():
             return super().invoke(ctx)
 
 

@@ -61,12 +61,12 @@ class Asked:
 def asked(source: str, outputs: str | None, given: Mapping[str, Any], grad: bool | None = None) -> Asked:
     """The problem in a file, with what the command line says in place of what the file says; its do and dht, if there
     are any, unless grad is False."""
-    said = question.from_assignments(given["assignments"])
+    tensors, metadata = tensorfile.read(Path(source))
+    said = question.from_assignments(given["assignments"], given["op"] or metadata.get("op"))
     for name in ("op", "use_qk_l2norm"):
         value = given[name]
         if value is not None:
             said[name] = value if name in FLAGS else question.parsed(name, value)
-    tensors, metadata = tensorfile.read(Path(source))
     has = any(name.partition(".")[0] in ("do", "dht") for name in tensors)
     found = question.ask(tensors, metadata, said, has if grad is None else grad or has)
     inputs = {name: x for name, x in found.arguments.items() if x is not None}

@@ -52,7 +52,7 @@ def command(name: str | None, assignments: tuple[str, ...], as_json: bool, markd
 
 def made(op: Op, assignments: tuple[str, ...]) -> tuple[Op, dict[str, Any]]:
     """The op with some of its options set, and all that it has then."""
-    given = question.from_assignments(assignments)
+    given = question.from_assignments(assignments, op.name)
     for name in given:
         if name not in op.options:
             known = nearest(name, op.options) if op.options else "; it has none"

@@ -107,15 +107,16 @@ def from_metadata(metadata: Mapping[str, str], op: Op) -> dict[str, Any]:
     return {key: parsed(key, text) for key, text in metadata.items() if key in known}
 
 
-def from_assignments(assignments: Iterable[str]) -> dict[str, Any]:
-    """The settings in NAME=VALUE words."""
+def from_assignments(assignments: Iterable[str], op: str | None = None) -> dict[str, Any]:
+    """The settings in NAME=VALUE words; op: which one they are for, as far as that is known."""
     settings: dict[str, Any] = {}
     for word in assignments:
         name, equals, text = word.partition("=")
         if not equals:
             raise InputError(f"--set takes NAME=VALUE; {word!r} has no =.")
         if name not in settings_known():
-            raise InputError(f"There is no setting {name!r}{nearest(name, settings_known())}.")
+            known = [*SETTINGS, *ops.get(op.strip()).options] if op else settings_known()
+            raise InputError(f"There is no setting {name!r}{nearest(name, known)}.")
         if name in settings:
             raise InputError(f"{name} is set twice.")
         settings[name] = parsed(name, text)

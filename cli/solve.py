@@ -87,14 +87,14 @@ def command(
       refengine solve layer.safetensors -o answer.safetensors --key-shift 1 --l2norm
     """
     origin, goal = places(source, target, sample)
-    said = question.from_assignments(assignments)
+    answer.check_target(goal, origin)
+    tensors, metadata = tensorfile.read(origin)
+    said = question.from_assignments(assignments, settings["op"] or metadata.get("op"))
     for name, value in settings.items():
         if value is not None:
             if name in said:
                 raise InputError(f"{name} is set twice, by --set and by its own option.")
             said[name] = value if name in FLAGS else question.parsed(name, value)
-    answer.check_target(goal, origin)
-    tensors, metadata = tensorfile.read(origin)
     asked = question.ask(tensors, metadata, said, grad)
     streamed = None
     if not grad:

@@ -66,7 +66,12 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, NDArray[Any]], dict[st
             raise FileError("is a directory or a device, not a file")
         with open(path, "rb") as file:
             is_zip = file.read(4) in _ZIP_MAGIC
-            arrays, metadata = _read_npz(file) if is_zip else _read_safetensors(file)
+            try:
+                arrays, metadata = _read_npz(file) if is_zip else _read_safetensors(file)
+            except FileError as error:
+                if is_zip or not os.fsdecode(path).endswith(".npz"):
+                    raise
+                raise FileError("is no .npz: it does not begin as a zip archive does") from error
         return {name: _seal(name, array) for name, array in arrays.items()}, _strings(metadata)
     except FileError as error:
         raise FileError(f"{os.fsdecode(path)}: {error}") from error.__cause__

@@ -8,6 +8,7 @@ strict IEEE (no fast-math, no contraction), no GIL, errors as NumPy has them.
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import sys
 import tempfile
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numba
+from numba.core import event
 
 
 def cache_home() -> Path:
@@ -49,6 +51,20 @@ def digest() -> str:
     return h.hexdigest()[:16]
 
 
+log = logging.getLogger("refengine.kernels")  # says at level INFO when a kernel is compiled: that takes a while
+
+
+class _Compiling(event.Listener):  # type: ignore[misc]  # numba has no types
+    def on_start(self, event: Any) -> None:
+        function = event.data["dispatcher"].py_func
+        if function.__module__.startswith("refengine."):
+            log.info("compiling %s.%s", function.__module__, function.__name__)
+
+    def on_end(self, event: Any) -> None:
+        pass
+
+
+event.register("numba:compile", _Compiling())
 CACHE = cache_home() / f"kernels-{digest()}"
 
 

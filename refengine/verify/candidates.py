@@ -9,18 +9,21 @@ import shlex
 import signal
 import subprocess
 import sys
+import sysconfig
 import tempfile
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import import_module
+from importlib import import_module, util
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Protocol
 
 import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import AdapterError, FileError, InputError
+from ..errors import AdapterError, FileError, InputError, nearest
 from ..frontend.gates import Gate
 from ..frontend.norm import L2Norm
 from ..frontend.pairing import Conv
@@ -33,6 +36,8 @@ Array = NDArray[Any]
 SILENT = {"convention", "precision", "device", "form", "states_at", "threads", "allow_nonfinite"}  # how we compute
 LIMIT_S, LIMIT_GIB = 600.0, 16.0
 SAID = 1500  # characters of a program's stderr that are repeated
+OURS, STANDARD = Path(__file__).parents[1], Path(sysconfig.get_path("stdlib"))
+INSTALLED = frozenset({"site-packages", "dist-packages"})  # folders of code that is not the candidate's own
 # Becomes the program, its memory limited; where that cannot be, says why through a pipe that programs do not inherit.
 START = """
 import os, resource, sys
@@ -86,18 +91,21 @@ class Called:
 
     @classmethod
     def named(cls, where: str, framework: str = "auto", device: str = "cpu") -> Called:
-        """The function that `module:function` names; the current folder is looked in too."""
-        module, colon, name = where.partition(":")
+        """The function that `module:function` or `file.py:function` names; modules of the current folder too."""
+        module, colon, name = where.rpartition(":")
         if not colon or not name:
             raise InputError(f"--call takes module:function; {where!r} has no function.")
         if os.getcwd() not in sys.path:
             sys.path.insert(0, os.getcwd())
         try:
-            function = import_module(module)
-            for part in name.split("."):
-                function = getattr(function, part)
+            function: Any = _file(Path(module)) if module.endswith(".py") else import_module(module)
         except Exception as error:
-            raise AdapterError(f"{where} cannot be imported ({type(error).__name__}: {error}).") from error
+            said = f"{module} cannot be imported ({type(error).__name__}: {error}{_own_line(error)})"
+            raise AdapterError(f"{said}.") from error
+        for part in name.split("."):
+            if not hasattr(function, part):
+                raise AdapterError(f"{module} has no {part!r}{nearest(part, _functions(function))}.")
+            function = getattr(function, part)
         if not callable(function):
             raise AdapterError(f"{where} is a {type(function).__name__}, which cannot be called.")
         return cls(function, framework, device)
@@ -138,7 +146,7 @@ class Called:
         except AdapterError:
             raise
         except Exception as error:
-            raise AdapterError(f"{self.name} raised {type(error).__name__}: {error}") from error
+            raise AdapterError(f"{self.name} raised {type(error).__name__}: {error}{_own_line(error)}") from error
         for name, x in arrays.items():
             if to_numpy(passed[name], name).tobytes() != x.tobytes():
                 raise AdapterError(f"{self.name} changed its input {name}.")
@@ -202,6 +210,35 @@ class Called:
         for other, y in passed.items():
             if x is y or (isinstance(x, np.ndarray) and isinstance(y, np.ndarray) and np.shares_memory(x, y)):
                 raise AdapterError(f"{self.name} returned {name} in the memory of its input {other}.")
+
+
+def _file(path: Path) -> ModuleType:
+    """A module from its file, whose folder it may import from."""
+    if not path.is_file():
+        raise FileNotFoundError("there is no such file")
+    name = f"candidate_{path.stem}"  # which hides no other module, whatever the file is called
+    spec = util.spec_from_file_location(name, path.absolute())
+    assert spec is not None and spec.loader is not None
+    sys.path.insert(0, str(path.absolute().parent))
+    sys.modules[name] = module = util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _functions(scope: Any) -> list[str]:
+    """What can be called there and is not imported."""
+    home, own = getattr(scope, "__name__", ""), getattr(scope, "__dict__", {})
+    return [n for n, x in own.items() if n[:1] != "_" and callable(x) and getattr(x, "__module__", home) == home]
+
+
+def _own_line(error: BaseException) -> str:
+    """Where in the candidate's own code that came from, for a sentence: the last line that is no library's."""
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        path = Path(frame.filename)
+        library = path.is_relative_to(OURS) or path.is_relative_to(STANDARD) or not INSTALLED.isdisjoint(path.parts)
+        if path.is_file() and not library:
+            return f" ({path.name}, line {frame.lineno}: {frame.line})"
+    return ""
 
 
 def _is_array(x: Any) -> bool:

@@ -401,6 +401,7 @@ def test_no_op(bench):
         (["--states-at", "8"], ["state after 8 tokens", "has 7"]),
         (["--threads", "0"], ["--threads", "0"]),
         (["--set", "key_shfit=1"], ["no setting 'key_shfit'", "did you mean 'key_shift'?"]),
+        (["--set", "model=mlp", "--set", "hubris=1"], ["no setting 'hubris' (known: allow_neg_eigval", "value_shift)"]),
         (["--set", "key_shift"], ["NAME=VALUE", "'key_shift'"]),
         (["--set", "key_shift=1", "--key-shift", "1"], ["key_shift is set twice"]),
         (["--set", "scale=1", "--set", "scale=2"], ["scale is set twice"]),

@@ -64,7 +64,7 @@ def test_mistakes_are_one_sentence(asked):
         ([source, good, "--call", "os:getcwd"], "GOT and --call is given"),
         ([source, good, "--grade", "bf17"], "no grade 'bf17'"),
         ([source, good, "--laws"], "--laws needs a candidate that can be run"),
-        ([source, "--call", "nowhere:f"], "nowhere:f cannot be imported (ModuleNotFoundError"),
+        ([source, "--call", "nowhere:f"], "nowhere cannot be imported (ModuleNotFoundError"),
         ([source, "--call", "nowhere"], "'nowhere' has no function"),
         ([source, "--exec", "true {in}"], "--exec takes a command with {in} and {out}"),
         ([source, "--exec", "no-such-program {in} {out}"], "No such file"),
@@ -117,6 +117,32 @@ def test_a_function_by_name(asked, monkeypatch):
     run = bench.run("verify", source, "--call", "mykernel:run", "--grade", "f32", "--laws")
     assert run.exit_code == 0, run.output
     assert "law repeat    holds" in run.stdout and "law poison    skipped: the call failed" in run.stdout
+
+
+def test_a_function_of_a_file_and_what_may_be_wrong_with_it(asked, monkeypatch):
+    bench, source = asked
+    place = bench.folder / "kernels" / "numbers.py"  # a module of that name is in the standard library
+    place.parent.mkdir()
+    place.write_text(
+        "import numpy as np, refengine\n"
+        "from beside import wide\n"
+        "def run(q, k, v, g, beta):\n"
+        "    return tuple(wide(x) for x in refengine.ops.gated_delta_rule(q, k, v, g, beta))\n"
+        "def broken(q, k, v, g, beta):\n"
+        "    return np.linalg.inv(q[0, 0, :1])\n"
+    )
+    (place.parent / "beside.py").write_text("import numpy as np\ndef wide(x):\n    return x.astype(np.float32)\n")
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    run = bench.run("verify", source, "--call", f"{place}:run", "--grade", "f32")
+    assert run.exit_code == 0, run.output
+    for call, says in (
+        (f"{place}:rum", f"{place} has no 'rum'; did you mean 'run'? (known: broken, run)"),
+        (f"{place}:broken", "(numbers.py, line 6: return np.linalg.inv(q[0, 0, :1]))"),
+        (f"{bench.folder}/none.py:run", "there is no such file"),
+    ):
+        bench.refused("verify", source, "--call", call, "--grade", "f32", says=[says])
+    place.write_text("import math\nhalf = math.sqrt(-1)\n")
+    bench.refused("verify", source, "--call", f"{place}:run", says=["(numbers.py, line 2: half = math.sqrt(-1))"])
 
 
 def test_nothing_compared_is_5(asked):

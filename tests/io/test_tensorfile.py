@@ -431,6 +431,14 @@ def rewritten(content, member_size, packed=None):
     return bytes(out)
 
 
+def test_a_file_called_npz_that_is_none(tmp_path):
+    (tmp_path / "a.npz").write_bytes(bytes(range(7, 99)))
+    with pytest.raises(FileError, match=r"a.npz: is no .npz: it does not begin as a zip archive does"):
+        tensorfile.read(tmp_path / "a.npz")
+    tensorfile.write(tmp_path / "b.npz", {"x": X})
+    assert np.array_equal(tensorfile.read(tmp_path / "b.npz")[0]["x"], X)  # the content decides, not the name
+
+
 STORED, DEFLATED = npz(("x.npy", npy(X))), npz(("x.npy", npy(X)), method=zipfile.ZIP_DEFLATED)
 BIG = npy(X, shape=(2, 1 << 28))
 HOSTILE_NPZ |= {
