@@ -26,6 +26,7 @@ class BackwardLineup(Lineup):
 
     def __init__(self, back: Backward, policy: Policy, got: Mapping[str, Array]) -> None:
         self.back, self.core, self.policy, self.got = back, back.core, policy, got
+        self.near, self.seen = [], []
 
     def quick(self, suspect: Suspect) -> Fit:
         return self.fit(suspect, quick=True)

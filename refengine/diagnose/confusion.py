@@ -15,10 +15,14 @@ from ..frontend.norm import L2Norm
 from ..spec import Mutant
 from ..verify.emulate import Run, emulate
 from ..verify.mistakes import mutated, of
-from ..verify.mutate import stored
-from ..verify.trials import FRONT, trial
-from .diagnosis import NAMED, NOTHING_WRONG, TWINS, Case, Diagnosis
+from ..verify.mutate import differs, stored
+from ..verify.statistics import FAIL
+from ..verify.trials import FRONT, Draw, trial
+from ..verify.verdict import Judge
+from .diagnosis import NOTHING_WRONG, Case, Diagnosis
 from .probes import FAINT, SHARP, WIDE, drawn
+from .suspects import Suspect
+from .where import NEAR, Where
 
 PACKED = "packed"  # short sequences in one row, with all that may come before the op
 SHORT = 12
@@ -78,8 +82,79 @@ def confusion(op: str, grade: str, seed: int, only: Sequence[str] | None = None)
             found = case.diagnosis(got, None)
             row.regimes, row.outcome = (*row.regimes, regime), found.outcome
             row.called = names(found)
-            row.wrong += found.outcome in (NAMED, TWINS) and not row.right
+            row.wrong += bool(row.called or found.part) and row.mutant.name not in (*row.called, *found.part)
     return rows
+
+
+@dataclass
+class Compound:
+    """Two mistakes at once: in which regime, what they were called, and whether the place is right."""
+
+    names: tuple[str, ...]
+    regime: str
+    outcome: str
+    called: tuple[str, ...]
+    place: bool
+
+    @property
+    def kind(self) -> str:
+        """ "both named", "one named", "no single mistake", or "named wrongly"."""
+        if set(self.names) <= set(self.called):
+            return BOTH
+        return WRONGLY if set(self.called) - set(self.names) else ONE if self.called else NEITHER
+
+
+BOTH, ONE, NEITHER, WRONGLY = "both named", "one named", "no single mistake", "named wrongly"
+
+
+def compounds(op: str, grade: str, seed: int, count: int, sizes: Mapping[str, Any] = SIZES) -> Iterator[Compound]:
+    """Pairs drawn at random, each of two mistakes that verify sees alone and neither of which hides the other."""
+    draw, every = Draw(seed), list(cases(op, grade, seed, sizes))
+    known = [m for m in of(ops.get(op)) if not m.precision]
+    while count:
+        regime, case = every[int(draw.whole((), 0, len(every) - 1))]
+        pair = tuple(known[int(draw.whole((), 0, len(known) - 1))] for _ in range(2))
+        with np.errstate(all="ignore"):
+            exact = Suspect(pair, WAYS[1]).exact(case.judge.core, case.judge.policy)
+            alone = [mutated(m, case.judge.core, run=WAYS[1]) for m in pair]
+            got = Suspect(pair, WAYS[1]).outputs(case.judge.core, case.judge.policy, WAYS[1])
+        if exact is None or got is None or any(x is None or not tells(x, exact) for x in alone):
+            continue
+        if any(case.judge.level(made(m, case, WAYS[1]) or {}) != FAIL for m in pair):
+            continue
+        found = case.diagnosis(stored(case.judge, got["o"], got["final_state"]), None)
+        called = names(found) or found.part
+        yield Compound(
+            tuple(m.name for m in pair), regime, found.outcome, called, placed(case.judge, exact, found.where)
+        )
+        count -= 1
+
+
+def tells(x: Mapping[str, NDArray[Any]], y: Mapping[str, NDArray[Any]]) -> bool:
+    return any(differs(x[name], y[name]) for name in y)
+
+
+def placed(judge: Judge, exact: Mapping[str, NDArray[Any]], where: Where) -> bool:
+    """Whether a place is right: the outputs said to be wrong are those that the mistakes change by more than rounding,
+    and so is the first row, where no earlier one is by far more."""
+    with np.errstate(all="ignore"):
+        found = {s.view: s for s in judge.measured({name: np.asarray(x, np.float64) for name, x in exact.items()})}
+    worst = {name: found[name].values["rho"] / found[name].limits["rho"][1] for name in exact}
+    if any((name in where.outputs) != (far > 1) for name, far in worst.items() if not 0.25 < far < 4):
+        return False
+    if where.first is None or not where.outputs:
+        return False
+    s = found[where.outputs[0]]
+    rho = np.where(np.isnan(s.rho), np.inf, s.rho)
+    n, h = where.first["sequence"], where.first["head"]
+    if "t" in where.first:  # rows of o, sequence by sequence; several together may be wrong where none is alone
+        rho = np.concatenate([rho[b, t0:t1] for b, t0, t1 in judge.segments])
+        at = sum(t1 - t0 for _, t0, t1 in judge.segments[:n]) + where.first["t"]
+        here = rho[at : at + NEAR, h]
+    else:
+        rho, at = rho.max(axis=2), n
+        here = rho[n, h]
+    return bool(here.max() >= 0.5 * s.limits["R"][1] and not (rho[:at] > 4 * s.limits["rho"][1]).any())
 
 
 def names(found: Diagnosis) -> tuple[str, ...]:

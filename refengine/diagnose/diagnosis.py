@@ -21,12 +21,12 @@ from .pairs import pairs
 from .probes import settled
 from .stages import Fed, Stage, split
 from .suspects import singles
-from .what import Finding, Lineup, named, ranked
+from .what import Finding, Lineup, named, ranked, shared
 from .where import Where, localise
 
 Array = NDArray[Any]
 UNKNOWN, NAMED, TWINS, OPEN, NOTHING_WRONG, UNUSABLE = "unknown", "named", "twins", "open", "nothing wrong", "unusable"
-FED = "fed wrong"
+FED, PARTLY = "fed wrong", "partly named"
 
 
 @dataclass(frozen=True)
@@ -34,12 +34,14 @@ class Diagnosis:
     """What `refengine.diagnose` returns.
 
     outcome   "named": one mistake explains all that was seen and every other leaves ten times as much; "twins": the
-              same of several, which nothing tells apart; "open": some explain it, but not ten times better than
-              another; "fed wrong": the recurrence is right for the stages that were given; "unknown": no known mistake
-              does; "nothing wrong": verify does not fail it; "unusable": shapes or dtypes are wrong, or outputs missing
+              same of several, which nothing tells apart; "partly named": two explain it, one of which (`part`)
+              whatever comes near has; "open": some explain it, but not ten times better than another; "fed wrong": the
+              recurrence is right for the stages that were given; "unknown": no known mistake explains it; "nothing
+              wrong": verify does not fail it; "unusable": shapes or dtypes are wrong, or outputs missing
               (`verdict.faults`)
     best      the mistake that is named, or None (of twins the first)
     twins     all that are named
+    part      the names of the mistakes that are sure, where another is not
     open      those that explain it without being named
     stages    those that were given, each right or wrong by itself
     recurrence   whether the outputs are right for the stages given; None where none of them enters the recurrence
@@ -55,6 +57,7 @@ class Diagnosis:
     ranking: tuple[Finding, ...] = ()
     twins: tuple[Finding, ...] = ()
     open: tuple[Finding, ...] = ()
+    part: tuple[str, ...] = ()
     probed: tuple[str, ...] = ()
     stages: tuple[Stage, ...] = ()
     recurrence: bool | None = None
@@ -117,11 +120,11 @@ class Case:
         lineup = Lineup(judge.core, judge.policy, usable, verdict.statistics)
         findings: list[Finding] = []
         for suspects in (
-            lambda _: singles(op, judge.policy),
-            lambda _: fitted(judge, lineup, where),
-            lambda found: pairs(op, lineup, found),
+            lambda: singles(op, judge.policy),
+            lambda: fitted(judge, lineup, where),
+            lambda: pairs(op, lineup),
         ):
-            findings = ranked([*findings, *lineup.findings(suspects(findings))])
+            findings = ranked([*findings, *lineup.findings(suspects())])
             if findings and findings[0].explains:
                 break
         return concluded(verdict, where, findings)
@@ -131,7 +134,7 @@ class Case:
         shapes = {name: self.judge.values(name).shape for name in names or self.judge.names}
         got = candidate.outputs(self.op, self.inputs | self.cotangents, shapes, self.judge.policy)
         found = self.diagnosis(got, names)
-        if found.outcome not in (TWINS, OPEN) or not set(found.where.outputs) & set(self.judge.forward):
+        if found.outcome not in (TWINS, PARTLY, OPEN) or not set(found.where.outputs) & set(self.judge.forward):
             return found
         findings, ran = settled(self.judge, self.inputs, candidate, found.ranking, self.judge.forward)
         again = concluded(found.verdict, found.where, findings, ran)
@@ -141,8 +144,9 @@ class Case:
 def concluded(verdict: Verdict, where: Where, findings: Sequence[Finding], ran: Sequence[str] = ()) -> Diagnosis:
     """What follows from the findings."""
     sure, candidates = named(findings)
-    outcome = TWINS if len(sure) > 1 else NAMED if sure else OPEN if candidates else UNKNOWN
-    return Diagnosis(outcome, verdict, where, tuple(findings), sure, candidates, tuple(ran))
+    part = shared(findings) if candidates else ()
+    outcome = TWINS if len(sure) > 1 else NAMED if sure else PARTLY if part else OPEN if candidates else UNKNOWN
+    return Diagnosis(outcome, verdict, where, tuple(findings), sure, candidates, part, tuple(ran))
 
 
 def diagnose(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import permutations
 
@@ -13,30 +13,35 @@ from ..spec import Op
 from ..verify.mistakes import Outputs, of
 from ..verify.mutate import HIDDEN
 from .suspects import NONE, RECURRENT, Suspect, finished, ways
-from .what import NEAR, Finding, Lineup, distance
+from .what import BEST, NEAR, Finding, Lineup, distance
 
-NEAREST = 16  # pairs of either kind that are tried in earnest
-FIRSTS = 16  # mistakes that are paired with one of the outputs
+NEAREST = 16  # pairs of each kind that are tried in earnest
+FIRSTS = 40  # mistakes that are paired with one of the outputs
 
 
-def pairs(op: Op, lineup: Lineup, findings: Sequence[Finding]) -> list[Suspect]:
-    """The pairs that come nearest on the worst head, or, where the second acts on the outputs, on everything."""
-    local = list(local_pairs(op, lineup))
+def pairs(op: Op, lineup: Lineup) -> list[Suspect]:
+    """The pairs that come nearest: on the worst head, or, where the second acts on the outputs or does not show there,
+    on everything."""
+    right = lineup.foretold(Suspect((NONE,)))
+    local = list(local_pairs(op, lineup, right))
     with ThreadPoolExecutor(available_cores()) as pool:
         far = list(pool.map(lineup.rough, local))
-    several = (list(zip(far, local, strict=True)), list(altered_answers(op, lineup, findings)))
-    return [suspect for rated in several for suspect in nearest(rated)]
+    kinds = zip(far, local, strict=True), altered_answers(op, lineup), elsewhere(op, lineup, right)
+    return [suspect for rated in kinds for suspect in nearest(rated)]
 
 
 def nearest(rated: Iterable[tuple[float, Suspect]]) -> list[Suspect]:
-    """Those that are least far; how far is not the same on one head and on everything."""
-    finite = [pair for pair in rated if np.isfinite(pair[0])]
-    return [suspect for _, suspect in sorted(finite, key=lambda pair: pair[0])[:NEAREST]]
+    """Those that are least far; how far is not the same on one head and on everything. Where all of them have one
+    mistake, also the nearest without it."""
+    order = [suspect for far, suspect in sorted(rated, key=lambda pair: pair[0]) if np.isfinite(far)]
+    chosen, rest = order[:NEAREST], order[NEAREST:]
+    for name in set.intersection(*(set(s.names) for s in chosen)) if chosen else ():
+        chosen += [s for s in rest if name not in s.names][:1]
+    return chosen
 
 
-def local_pairs(op: Op, lineup: Lineup) -> Iterator[Suspect]:
+def local_pairs(op: Op, lineup: Lineup, right: Outputs | None) -> Iterator[Suspect]:
     """Two of the lowered problem, or one there and one of the chunk algebra, of those that change anything here."""
-    right = lineup.foretold(Suspect((NONE,)))
     cores = [m for m in of(op) if m.acts == "core" and shows(lineup, Suspect((m,)), right)]
     yield from (Suspect(pair) for pair in permutations(cores, 2))
     for way in ways(lineup.policy):
@@ -51,11 +56,19 @@ def shows(lineup: Lineup, suspect: Suspect, right: Outputs | None) -> bool:
     return made is not None and right is not None and distance(made, right) > HIDDEN
 
 
-def altered_answers(op: Op, lineup: Lineup, findings: Sequence[Finding]) -> Iterator[tuple[float, Suspect]]:
+def likelihood(f: Finding) -> float:
+    """How far the outputs are off one with another, so that one that is quite another thing decides nothing."""
+    return sum(float(np.log(max(score, BEST))) for score in f.fits[0].views.values())
+
+
+def altered_answers(op: Op, lineup: Lineup) -> Iterator[tuple[float, Suspect]]:
     """One that explains some output, and one that alters the others, each with how far it is from those given."""
     seconds = [m for m in of(op) if m.acts == "answer" and m.alter is not None]
-    near = [f.suspect for f in findings if min(f.fits[0].views.values(), default=np.inf) <= NEAR]
-    for first in near[:FIRSTS]:
+    near: dict[str, Suspect] = {}  # of several ways of a mistake the likeliest
+    for f in sorted(lineup.seen, key=likelihood):
+        if min(f.fits[0].views.values(), default=np.inf) <= NEAR:
+            near.setdefault(f.name, f.suspect)
+    for first in list(near.values())[:FIRSTS]:
         if len(first.mutants) > 1 or first.mutants[0].acts not in ("core", "chunk"):
             continue
         with np.errstate(all="ignore"):
@@ -68,4 +81,19 @@ def altered_answers(op: Op, lineup: Lineup, findings: Sequence[Finding]) -> Iter
                 assert second.alter is not None
                 made = second.alter(dict(got), core)
                 if made is not None:
-                    yield distance(made, lineup.got), Suspect((*first.mutants, second), first.way)
+                    both = (*first.mutants, second)
+                    yield distance(made, lineup.got), Suspect(both, first.way, first.parameters, first.within)
+
+
+def elsewhere(op: Op, lineup: Lineup, right: Outputs | None) -> Iterator[tuple[float, Suspect]]:
+    """One that explains the worst head, and one that changes only others."""
+    hidden = [m for m in of(op) if m.acts == "core" and not shows(lineup, Suspect((m,)), right)]
+    for first in lineup.near:
+        for second in hidden:
+            for both in ((*first.mutants, second), (second, *first.mutants)):  # some must be made before others
+                suspect = Suspect(both, first.way, first.parameters, first.within)
+                with np.errstate(all="ignore"):
+                    made = suspect.exact(lineup.core, lineup.policy)
+                if made is not None:
+                    yield distance(made, lineup.got), suspect
+                    break

@@ -66,7 +66,8 @@ class Lineup:
         self.core, self.policy, self.got = core, policy, got
         self.at = worst(core, found)
         self.small = cut(core, got, *self.at)
-        self.segment = core.segments[self.at[0]]
+        self.near: list[Suspect] = []  # those that explain the worst head
+        self.seen: list[Finding] = []  # all that were tried, each way
 
     def quick(self, suspect: Suspect) -> Fit:
         """On the worst head of the worst sequence, where it can be computed alone."""
@@ -122,11 +123,14 @@ class Lineup:
     def findings(self, suspects: Iterable[Suspect]) -> list[Finding]:
         """All that come near enough to be tried on everything, the best first; then the others by their quick fit."""
         rated = [(f, s) for f, s in self.rated(suspects) if np.isfinite(f.score)]
-        near = max(1, sum(f.score <= NEAR for f, _ in rated))
+        near = sum(f.score <= NEAR for f, _ in rated)
+        self.near += [s for _, s in rated[:near]]
+        near = max(1, near)
         tried = [Finding(s, (self.fit(s),)) for _, s in rated[:near]]
         if any(f.explains for f in tried):  # those that it must beat
             tried += [Finding(s, (self.fit(s),)) for _, s in rated[near : near + RIVALS]]
         rest = [Finding(s, (weaker(f),)) for f, s in rated[len(tried) :]]
+        self.seen += [*tried, *rest]
         return ranked([*tried, *rest])
 
 
@@ -156,12 +160,10 @@ def weaker(fit: Fit) -> Fit:
 def ranked(findings: Iterable[Finding]) -> list[Finding]:
     """The best first; special cases of another that explains as much are left to it, and of several chunk sizes or
     orders of the same mistakes the best stands for all."""
-    order = sorted(findings, key=lambda f: (not f.explains, f.suspect.sized, f.score))
-    found: list[Finding] = []
-    for finding in order:
-        if any(set(finding.suspect.names) == set(other.suspect.names) for other in found):
-            continue
-        found.append(finding)
+    best: dict[frozenset[str], Finding] = {}
+    for finding in sorted(findings, key=lambda f: (not f.explains, f.suspect.sized, f.score)):
+        best.setdefault(frozenset(finding.suspect.names), finding)
+    found = list(best.values())
     explained = {name for f in found if f.explains for name in f.suspect.names}
     return [f for f in found if not (f.suspect.within & explained)]
 
@@ -176,6 +178,16 @@ def named(findings: Sequence[Finding]) -> tuple[tuple[Finding, ...], tuple[Findi
     others = [f for f in findings if not f.explains and not f.suspect.sized]
     sure = all(f.times(best[0]) >= BEATS for f in others)
     return (best, ()) if sure else ((), best)
+
+
+def shared(findings: Sequence[Finding]) -> tuple[str, ...]:
+    """The mistakes that everything has in it which comes within ten times of the best, if that explains what was
+    seen."""
+    best = findings[0] if findings else None
+    if best is None or not best.explains or best.suspect.sized:
+        return ()
+    near = [f.suspect.names for f in findings if not f.suspect.sized and f.times(best) < BEATS]
+    return tuple(name for name in best.suspect.names if all(name in names for names in near))
 
 
 def worst(core: Core, found: Sequence[Statistics]) -> tuple[int, int]:

@@ -38,6 +38,7 @@ SCHEMA: dict[str, Any] = {
         "best",
         "twins",
         "open",
+        "part",
         "ranking",
         "where",
         "verdict",
@@ -46,11 +47,14 @@ SCHEMA: dict[str, Any] = {
     ],
     "properties": {
         "schema_version": {"const": 1},
-        "outcome": {"enum": ["named", "twins", "open", "fed wrong", "unknown", "nothing wrong", "unusable"]},
+        "outcome": {
+            "enum": ["named", "twins", "partly named", "open", "fed wrong", "unknown", "nothing wrong", "unusable"]
+        },
         "op": {"type": "string"},
         "best": {"type": ["string", "null"]},
         "twins": {"type": "array", "items": {"type": "string"}},
         "open": {"type": "array", "items": {"type": "string"}},
+        "part": {"type": "array", "items": {"type": "string"}, "description": "mistakes that are sure beside another"},
         "ranking": {"type": "array", "items": SUSPECT},
         "where": {
             "type": "object",
@@ -101,6 +105,7 @@ def as_data(found: Diagnosis) -> dict[str, Any]:
         "best": found.best.name if found.best else None,
         "twins": [f.name for f in found.twins],
         "open": [f.name for f in found.open],
+        "part": list(found.part),
         "ranking": [suspect(f) for f in found.ranking],
         "where": dict(found.where.__dict__),
         "probed": list(found.probed),
@@ -183,15 +188,27 @@ def most_like(found: Diagnosis) -> list[str]:
     runner = others[0] if others else None
     if found.outcome == "unknown":
         near = f" The nearest, {runner.name}, leaves {times(runner.score)} of what rounding allows." if runner else ""
-        return [f"No known mistake explains it.{near} What usually looks like this: {found.where.hint}."]
+        return [
+            f"No known mistake explains it, nor do two of them.{near} What usually looks like this: {found.where.hint}."
+        ]
     best = (found.twins or found.open)[0]
+    if found.outcome == "partly named":
+        docs = {m.name: m.doc for m in best.suspect.mutants}
+        sure = " and ".join(f"{name} ({docs[name]})" for name in found.part)
+        rest = " and ".join(f"{name} ({doc})" for name, doc in docs.items() if name not in found.part)
+        said = f"No single mistake explains it. It is {sure} and another, most like {rest}: the two explain it"
+        if runner:
+            said += f", but {runner.name} is only {runner.times(best):.1f} times further"
+        return [f"{said}. {settle(found)}"]
     if found.outcome == "open":
         names = " or ".join(f.name for f in found.open)
         said = f"It is most like {names} ({best.suspect.doc}), which explains it"
         if runner:
             said += f", but {runner.name} is only {runner.times(best):.1f} times further"
         return [f"{said}: less than {BEATS:g} times, so it is not named. {settle(found)}"]
-    sure = f"What is left then is honest rounding (R {best.R:.2f})"
+    more = " and a second, smaller mistake may remain" if best.score > 1 else ""
+    rest = "more than rounding usually leaves" if more else "honest rounding"
+    sure = f"What is left then is {rest} (R {best.R:.2f}){more}"
     if runner:
         sure += f"; the next, {runner.name}, leaves {times(runner.times(best))} as much"
     if found.probed:

@@ -8,7 +8,7 @@ import pytest
 
 import refengine
 from refengine import ops
-from refengine.diagnose.confusion import cases, names
+from refengine.diagnose.confusion import BOTH, WRONGLY, cases, compounds, names, placed
 from refengine.diagnose.diagnosis import Case
 from refengine.diagnose.probes import settling
 from refengine.diagnose.suspects import Suspect
@@ -19,11 +19,12 @@ from refengine.verify.mutate import stored
 
 OP = "gated_delta_rule"
 WAY = Run("chunk", 64)
+SMALL = {"B": 2, "T": 70, "H": 2, "HV": 4, "K": 8, "V": 8}
 
 
 @pytest.fixture(scope="module")
 def case():
-    return next(cases(OP, "bf16", 81, {"B": 2, "T": 70, "H": 2, "HV": 4, "K": 8, "V": 8}))[1]
+    return next(cases(OP, "bf16", 81, SMALL))[1]
 
 
 def kernel(case, alter=lambda core: core, run=WAY):
@@ -128,15 +129,52 @@ def test_what_is_in_no_catalogue_is_called_nothing(case, what):
         assert found.where.heads == (2, 3) and h == 2
 
 
+def two(case, pair):
+    """(what a kernel with two mistakes gives, the same unrounded)."""
+    suspect = Suspect(tuple(find(ops.get(OP), name) for name in pair), WAY)
+    got = suspect.outputs(case.judge.core, case.judge.policy, WAY)
+    return stored(case.judge, got["o"], got["final_state"]), suspect.exact(case.judge.core, case.judge.policy)
+
+
 @pytest.mark.parametrize(
     "pair",
-    [("delta_twice", "zeros"), ("scale_twice", "chunk_exclusive_gate"), ("gate_early", "delta_missing")],
+    [
+        ("delta_twice", "zeros"),
+        ("scale_twice", "chunk_exclusive_gate"),
+        ("gate_early", "delta_missing"),
+        ("chunk_mask_without_decay", "final_state_transposed"),  # whose chunk o alone can tell
+        ("stale_key", "chunk_no_diagonal"),  # the one in the last sequence alone, the other worst in the first
+    ],
 )
 def test_two_at_once(case, pair):
-    suspect = Suspect(tuple(find(ops.get(OP), name) for name in pair), WAY if "chunk" in pair[1] else None)
-    got = suspect.outputs(case.judge.core, case.judge.policy, WAY)
-    found = case.diagnosis(stored(case.judge, got["o"], got["final_state"]), None)
+    got, exact = two(case, pair)
+    found = case.diagnosis(got, None)
     assert set(names(found)) == set(pair), found.text
+    assert placed(case.judge, exact, found.where)
+
+
+def test_of_two_the_one_that_is_sure_is_named_and_the_other_said_to_remain(case):
+    got, exact = two(case, ("gate_missing", "token_5_percent"))
+    found = case.diagnosis(got, None)
+    assert (found.outcome, found.part, found.best) == ("partly named", ("gate_missing",), None), found.text
+    assert "It is gate_missing (nothing decays [5]) and another, most like" in found.text
+    assert placed(case.judge, exact, found.where)
+
+
+def test_two_mistakes_drawn_at_random_are_named_or_their_place_is_right():
+    found = list(compounds(OP, "f32", 85, 3, SMALL))
+    assert all(x.kind != WRONGLY and x.place for x in found), found
+    assert sum(x.kind == BOTH for x in found) >= 2, found
+
+
+def test_a_wrong_place_is_none(case):
+    got, exact = two(case, ("gate_missing", "beta_half"))
+    where = case.diagnosis(got, None).where
+    assert placed(case.judge, exact, where)
+    late = replace(where, first={**where.first, "sequence": 1, "t": 30})
+    assert not placed(case.judge, exact, late)
+    assert not placed(case.judge, exact, replace(where, outputs=("o",)))
+    assert not placed(case.judge, {n: case.judge.values(n) for n in exact}, where)
 
 
 def squaring(q, k, v, g, beta, initial_state=None):
