@@ -3,6 +3,7 @@ candidate itself."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,6 +99,25 @@ def suite_candidate(folder: str | None, given: Mapping[str, Any]) -> Path | Live
     if not Path(folder).is_dir():
         raise FileError(f"{folder}: is no folder; with --suite, GOT is a folder of ID.safetensors.")
     return Path(folder)
+
+
+def schema_option(schema: Mapping[str, Any]) -> Callable[..., Any]:
+    """--schema: what --json writes, as JSON's own schemas have it."""
+
+    def show(ctx: click.Context, _: click.Parameter, on: bool) -> None:
+        if on:
+            click.echo(json.dumps(schema, indent=2))
+            ctx.exit(0)
+
+    return click.option(
+        "--schema", is_flag=True, is_eager=True, expose_value=False, callback=show, help="Print the JSON's schema."
+    )
+
+
+def tell(found: Any, target: str | None) -> None:
+    """A verdict or a diagnosis in words, and as JSON where that was asked for."""
+    click.echo(found.to_json() if target == "-" else found.text)
+    write(target, found.to_json() + "\n")
 
 
 def check_reports(source: str, targets: Mapping[str, str | None]) -> None:

@@ -10,8 +10,8 @@ import click
 
 from refengine.diagnose import confusion as judged
 from refengine.diagnose import words
-from refengine.diagnose.diagnosis import NOTHING_WRONG, UNUSABLE, Case
-from refengine.diagnose.probes import settling
+from refengine.diagnose.diagnosis import NOTHING_WRONG, UNUSABLE, Case, Diagnosis
+from refengine.diagnose.probes import contenders, settling, stilled
 from refengine.diagnose.shrink import shrink
 from refengine.errors import InputError
 from refengine.io import tensorfile
@@ -32,8 +32,7 @@ HELD_OUT = 92  # the seed of the inputs that mistakes are made on: nothing was c
     "--shrink", "folder", metavar="DIR", help="Write the smallest problem that it still fails; --call, --exec."
 )
 @click.option("--confusion", is_flag=True, help="Instead: every mistake of the zoo, and what it is called (minutes).")
-@click.option("--schema", is_flag=True, is_eager=True, expose_value=False, callback=lambda c, _, on: _schema(c, on),
-              help="Print the JSON's schema.")  # fmt: skip
+@candidate.schema_option(words.SCHEMA)
 @click.pass_context
 def command(
     ctx: click.Context,
@@ -63,9 +62,9 @@ def command(
     """
     if confusion:
         op = given["op"] or "gated_delta_rule"
-        rows = judged.confusion(op, grade, HELD_OUT)
-        whole = json.dumps(judged.as_data(op, grade, rows), sort_keys=True)
-        click.echo(whole if json_file == "-" else "\n".join(judged.lines(op, grade, rows)))
+        table = judged.table(op, grade, HELD_OUT)
+        whole = json.dumps(table.as_data(), sort_keys=True)
+        click.echo(whole if json_file == "-" else "\n".join(table.lines()))
         candidate.write(json_file, whole + "\n")
         return
     if source is None:
@@ -77,22 +76,31 @@ def command(
     if folder and isinstance(chosen, dict):
         raise InputError("--shrink needs a candidate that can be run, by --call or --exec.")
     found = case.diagnosis(chosen, asked.names) if isinstance(chosen, dict) else case.live(chosen, asked.names)
-    click.echo(found.to_json() if json_file == "-" else found.text)
-    candidate.write(json_file, found.to_json() + "\n")
-    if probe:
-        name, inputs, times = settling(case.judge.problem, case.inputs, case.judge.policy, found.ranking)
-        if name:
-            tensorfile.write(Path(probe), *as_file(case.op, inputs))
-        said = f"{probe}: on this input they differ {times:.3g} times" if name else "There is nothing to tell apart"
-        click.echo(f"{said}.", err=True)
+    candidate.tell(found, json_file)
     if folder and not isinstance(chosen, dict) and found.verdict.verdict == FAIL:
         small = shrink(asked.op, asked.inputs, chosen, grade, outputs=asked.names)
         command = small.write(Path(folder))
         click.echo(f"{folder}: {small.text}. To see it again: {command}", err=json_file == "-")
+    if probe:
+        if found.outcome == NOTHING_WRONG:
+            inputs, said = (
+                stilled(case.judge.problem, case.inputs),
+                "coarser gates or a coarser state than declared show",
+            )
+        else:
+            _, inputs, times = settling(case.judge.problem, case.inputs, case.judge.policy, found.ranking)
+            said = f"they differ {times:.3g} times"
+        if not inputs:
+            raise InputError(f"{probe} is not written: {untold(found)}.")
+        tensorfile.write(Path(probe), *as_file(case.op, inputs))
+        click.echo(f"{probe}: on this input {said}.", err=True)
     ctx.exit(EXIT.get(found.outcome, WRONG))
 
 
-def _schema(ctx: click.Context, on: bool) -> None:
-    if on:
-        click.echo(json.dumps(words.SCHEMA, indent=2))
-        ctx.exit(0)
+def untold(found: Diagnosis) -> str:
+    """Why there is no input to write."""
+    if found.outcome == NOTHING_WRONG:
+        return "nothing is wrong, and with raw gates, logits or carried tokens no input without keys can be made"
+    if len(contenders(found.ranking)) < 2:
+        return "one mistake is named, and nothing comes near it" if found.best else "no two mistakes come near"
+    return "no input is known on which those that come near differ more than on this one"

@@ -29,8 +29,7 @@ from .golden import split
 @click.option("--laws", is_flag=True, help="Also cut, pack, permute and repeat a candidate that can be run.")
 @click.option("--strict", is_flag=True, help="Tighter limits for single elements, and exit 3 for a warning.")
 @click.option("--junit", "junit_file", metavar="FILE", help="Write it as JUnit's XML.")
-@click.option("--schema", is_flag=True, is_eager=True, expose_value=False, callback=lambda c, _, on: _schema(c, on),
-              help="Print the JSON's schema.")  # fmt: skip
+@candidate.schema_option(report.SCHEMA)
 @click.pass_context
 def command(
     ctx: click.Context,
@@ -103,8 +102,7 @@ def command(
         raise InputError("--laws needs a candidate that can be run, by --call or --exec.")
     else:
         found = judge.verdict(alone, asked.names)
-    click.echo(found.to_json() if json_file == "-" else found.text)
-    candidate.write(json_file, found.to_json() + "\n")
+    candidate.tell(found, json_file)
     candidate.write(junit_file, report.junit([(Path(source).name, found)]))
     ctx.exit(found.exit_code(strict))
 
@@ -118,9 +116,3 @@ def reasons(words: tuple[str, ...]) -> dict[str, str]:
             raise InputError(f"--skip takes ID=REASON; {word!r} has no reason.")
         found[pattern] = why.strip()
     return found
-
-
-def _schema(ctx: click.Context, on: bool) -> None:
-    if on:
-        click.echo(json.dumps(report.SCHEMA, indent=2))
-        ctx.exit(0)

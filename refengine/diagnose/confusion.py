@@ -3,30 +3,38 @@ called."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .. import ops
+from ..errors import UnavailableError
 from ..frontend.norm import L2Norm
 from ..spec import Mutant
+from ..verify import gradient_mistakes
 from ..verify.emulate import Run, emulate
-from ..verify.mistakes import mutated, of
-from ..verify.mutate import differs, stored
+from ..verify.mistakes import Outputs, mutated, of
+from ..verify.mutate import cotangents, differs, stored
+from ..verify.policy import Policy
 from ..verify.statistics import FAIL
 from ..verify.trials import FRONT, Draw, trial
-from ..verify.verdict import Judge
+from ..verify.verdict import Judge, problem_of
+from ..verify.yardstick import part_of
 from .diagnosis import NOTHING_WRONG, Case, Diagnosis
-from .probes import FAINT, SHARP, WIDE, drawn
+from .probes import FAINT, SHARP, STILL, WIDE, drawn
 from .suspects import Suspect
 from .where import NEAR, Where
 
 PACKED = "packed"  # short sequences in one row, with all that may come before the op
 SHORT = 12
-REGIMES = ("mamba", FRONT, SHARP, WIDE, FAINT, "nodecay", "corr", "strong", PACKED)
+REGIMES = ("mamba", FRONT, SHARP, WIDE, FAINT, "nodecay", "corr", "strong", PACKED, STILL)
+PAIRS, HONEST = 20, 6  # pairs of a table, and honest runs for each regime
+BACKWARD = ("mamba", FRONT, "nodecay", "strong")
 WAYS = (Run("recurrent"), Run("chunk", 64))
 SIZES: dict[str, Any] = {"B": 2, "T": 100, "H": 2, "HV": 4, "K": 16, "V": 16}
 
@@ -75,15 +83,44 @@ def confusion(op: str, grade: str, seed: int, only: Sequence[str] | None = None)
     """Every mistake in every regime until one names it."""
     rows = [Row(m) for m in of(ops.get(op)) if only is None or m.name in only]
     for regime, case in cases(op, grade, seed):
-        for row in rows:
-            got = None if row.right else made(row.mutant, case, WAYS[1])
-            if got is None:
-                continue
-            found = case.diagnosis(got, None)
-            row.regimes, row.outcome = (*row.regimes, regime), found.outcome
-            row.called = names(found)
-            row.wrong += bool(row.called or found.part) and row.mutant.name not in (*row.called, *found.part)
+        tried(rows, regime, case, partial(made, case=case, run=WAYS[1]))
     return rows
+
+
+def tried(rows: Sequence[Row], regime: str, case: Case, make: Callable[[Mutant], Outputs | None]) -> None:
+    """What each mistake that has no right name yet is called here."""
+    for row in rows:
+        got = None if row.right else make(row.mutant)
+        if got is None:
+            continue
+        found = case.diagnosis(got, None)
+        row.regimes, row.outcome = (*row.regimes, regime), found.outcome
+        row.called = names(found)
+        row.wrong += bool(row.called or found.part) and row.mutant.name not in (*row.called, *found.part)
+
+
+def backward_confusion(op: str, grade: str, seed: int) -> list[Row]:
+    """Every mistake of backward passes, the outputs being right."""
+    rows = [Row(m) for m in gradient_mistakes.CATALOGUE]
+    for regime in BACKWARD:
+        given = trial(op, regime, seed, **SIZES)
+        given |= {"use_qk_l2norm": L2Norm(1e-3)} if regime != FRONT else {}
+        given = widened(given) if grade.startswith("f32") else given
+        case = Case(op, given | cotangents(problem_of(op, given), seed), grade)
+        right = stored(case.judge, *emulate(case.judge.core, case.judge.policy, WAYS[1]))
+
+        def make(mutant: Mutant, case: Case = case, right: Outputs = right) -> Outputs | None:
+            assert case.judge.back is not None
+            got = gradient_mistakes.mutated(mutant, case.judge.back, case.judge.policy, WAYS[1])
+            return None if got is None else right | kept(got, case.judge.policy)
+
+        tried(rows, regime, case, make)
+    return rows
+
+
+def kept(gradients: Mapping[str, NDArray[Any]], policy: Policy) -> Outputs:
+    """In the dtypes that the grade declares."""
+    return {n: x.astype(policy.format(part_of(n, x.ndim)).dtype) for n, x in gradients.items()}
 
 
 @dataclass
@@ -104,7 +141,7 @@ class Compound:
         return WRONGLY if set(self.called) - set(self.names) else ONE if self.called else NEITHER
 
 
-BOTH, ONE, NEITHER, WRONGLY = "both named", "one named", "no single mistake", "named wrongly"
+KINDS = BOTH, ONE, NEITHER, WRONGLY = "both named", "one named", "no single mistake", "named wrongly"
 
 
 def compounds(op: str, grade: str, seed: int, count: int, sizes: Mapping[str, Any] = SIZES) -> Iterator[Compound]:
@@ -176,31 +213,69 @@ def honest(op: str, grade: str, seed: int, count: int) -> dict[str, int]:
     return outcomes
 
 
-def lines(op: str, grade: str, rows: Sequence[Row]) -> list[str]:
-    """The confusion table in words."""
-    tried = [r for r in rows if r.regimes]
-    right = [r for r in tried if r.right]
-    unseen = [r for r in tried if r.outcome == NOTHING_WRONG]
-    said = [
-        f"{op}, {grade}: {len(right)} of {len(tried)} mistakes named, {sum(r.wrong for r in rows)} named wrongly; "
-        f"{len(unseen)} never seen by verify"
-    ]
-    for r in tried:
-        what = ", ".join(r.called) if r.called else f"({r.outcome})"
-        said.append(f"  {r.mutant.name:28} {what:44} {r.regimes[-1]}")
-    return said
+@dataclass
+class Table:
+    """The record of one op and grade: mistakes alone, in backward passes (none where its gradients cannot be judged),
+    two at once, and none at all."""
 
+    op: str
+    grade: str
+    forward: list[Row]
+    backward: list[Row]
+    compounds: list[Compound]
+    honest: dict[str, int]
 
-def as_data(op: str, grade: str, rows: Sequence[Row]) -> dict[str, Any]:
-    """The confusion table for --json."""
-    each = [
-        {
-            "mutant": r.mutant.name,
-            "regimes": list(r.regimes),
-            "outcome": r.outcome,
-            "called": list(r.called),
-            "wrong": r.wrong,
+    def lines(self) -> list[str]:
+        """In words."""
+        return [
+            f"{self.op}, {self.grade}: {summary(self.forward)}",
+            *(line(row) for row in self.forward if row.regimes),
+            f"gradients: {summary(self.backward)}",
+            *(line(row) for row in self.backward if row.regimes),
+            f"{len(self.compounds)} pairs: {counted(Counter(x.kind for x in self.compounds), KINDS)}; "
+            f"the place right in {sum(x.place for x in self.compounds)}",
+            *(f"  {' + '.join(x.names):57} {x.kind:19} {x.regime}" for x in self.compounds),
+            f"honest runs: {counted(self.honest, sorted(self.honest))}",
+        ]
+
+    def as_data(self) -> dict[str, Any]:
+        """For --json."""
+        return {
+            "op": self.op,
+            "grade": self.grade,
+            "rows": [data(row) for row in self.forward],
+            "gradients": [data(row) for row in self.backward],
+            "pairs": [{**x.__dict__, "kind": x.kind} for x in self.compounds],
+            "honest": self.honest,
         }
-        for r in rows
-    ]
-    return {"op": op, "grade": grade, "rows": each}
+
+
+def table(op: str, grade: str, seed: int) -> Table:
+    """All of it, on inputs of one seed."""
+    try:
+        backward = backward_confusion(op, grade, seed)
+    except UnavailableError:
+        backward = []
+    forward, pairs = confusion(op, grade, seed), list(compounds(op, grade, seed, PAIRS))
+    return Table(op, grade, forward, backward, pairs, honest(op, grade, seed, HONEST))
+
+
+def summary(rows: Sequence[Row]) -> str:
+    tried = [r for r in rows if r.regimes]
+    unseen = sum(r.outcome == NOTHING_WRONG for r in tried)
+    right, wrong = sum(r.right for r in tried), sum(r.wrong for r in rows)
+    return f"{right} of {len(tried)} mistakes named, {wrong} named wrongly; {unseen} never seen by verify"
+
+
+def line(row: Row) -> str:
+    what = ", ".join(row.called) if row.called else f"({row.outcome})"
+    return f"  {row.mutant.name:28} {what:44} {row.regimes[-1]}"
+
+
+def counted(counts: Mapping[str, int], kinds: Sequence[str]) -> str:
+    return ", ".join(f"{counts.get(kind, 0)} {kind}" for kind in kinds)
+
+
+def data(row: Row) -> dict[str, Any]:
+    whole = {"regimes": list(row.regimes), "outcome": row.outcome, "called": list(row.called), "wrong": row.wrong}
+    return {"mutant": row.mutant.name, **whole}

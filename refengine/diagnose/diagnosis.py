@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import InputError, UnavailableError
+from ..errors import InputError, RefengineError, UnavailableError
 from ..verify.candidates import Called, Live
 from ..verify.emulate import Core
 from ..verify.policy import Policy
@@ -18,7 +18,7 @@ from ..verify.verdict import COTANGENTS, Judge, Verdict, problem_of
 from .backward import BackwardLineup
 from .fits import fitted
 from .pairs import pairs
-from .probes import settled
+from .probes import STILL, settled, stilled
 from .stages import Fed, Stage, split
 from .suspects import singles
 from .what import Finding, Lineup, named, ranked, shared
@@ -45,6 +45,7 @@ class Diagnosis:
     open      those that explain it without being named
     stages    those that were given, each right or wrong by itself
     recurrence   whether the outputs are right for the stages given; None where none of them enters the recurrence
+    still     this is about another input, on which nothing is written (probes.STILL): those given show nothing
     probed    the inputs that a candidate that can be run was tried on besides, to tell suspects apart
     ranking   every suspect that was tried, the best first
     where     what is wrong, from which token on, and the pattern
@@ -61,6 +62,7 @@ class Diagnosis:
     probed: tuple[str, ...] = ()
     stages: tuple[Stage, ...] = ()
     recurrence: bool | None = None
+    still: bool = False
 
     @property
     def best(self) -> Finding | None:
@@ -134,11 +136,26 @@ class Case:
         shapes = {name: self.judge.values(name).shape for name in names or self.judge.names}
         got = candidate.outputs(self.op, self.inputs | self.cotangents, shapes, self.judge.policy)
         found = self.diagnosis(got, names)
+        if found.outcome == NOTHING_WRONG:
+            return self.stilled(candidate) or found
         if found.outcome not in (TWINS, PARTLY, OPEN) or not set(found.where.outputs) & set(self.judge.forward):
             return found
         findings, ran = settled(self.judge, self.inputs, candidate, found.ranking, self.judge.forward)
         again = concluded(found.verdict, found.where, findings, ran)
         return replace(again, stages=found.stages, recurrence=found.recurrence)
+
+    def stilled(self, candidate: Live) -> Diagnosis | None:
+        """Of a candidate that gives nothing wrong here, where nothing is written, so that what it keeps shows."""
+        made = stilled(self.judge.problem, self.inputs) if candidate.takes("initial_state") else {}
+        if not made:
+            return None
+        other = Case(self.op, made, self.judge.policy)
+        shapes = {name: other.judge.values(name).shape for name in other.judge.names}
+        try:
+            found = other.diagnosis(candidate.outputs(self.op, made, shapes, self.judge.policy), None)
+        except RefengineError:
+            return None
+        return replace(found, still=True, probed=(STILL,)) if found.outcome in (NAMED, TWINS) else None
 
 
 def concluded(verdict: Verdict, where: Where, findings: Sequence[Finding], ran: Sequence[str] = ()) -> Diagnosis:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ..spec import Mutant
 from ..verify.emulate import WIPED, Core, Run, emulate
-from ..verify.mistakes import EXACT, Outputs
+from ..verify.mistakes import EXACT, TAIL, Outputs, tail_ignored, tail_unwritten
 from ..verify.policy import Policy
 from ..verify.verdict import Judge
 from .floors import cut
@@ -59,6 +59,7 @@ def fitted(judge: Judge, lineup: Lineup, where: Where) -> Iterator[Suspect]:
     yield from factors(lineup)
     yield from positions(judge, where)
     yield from heads(lineup)
+    yield from tails()
     if where.outputs == tuple(name for name in lineup.got if name != "o"):
         yield from (Stale((Mutant("state_stale", f"the final state is that of {r} tokens before", "answer"),),
                           parameters={"tokens": r}, behind=r) for r in range(1, BACK + 1))  # fmt: skip
@@ -227,6 +228,16 @@ def repeat_key(core: Core, n: int, t: int) -> Core | None:
     k = core.k.copy()
     k[row, at : at + m] = k[row, at - m : at]
     return replace(core, k=k, e=k if core.e is core.k else core.e)
+
+
+def tails() -> Iterator[Suspect]:
+    """A partial last chunk left out, of other chunks than the declared ones."""
+    for C in (C for C in CHUNKS if C != TAIL):
+        for name, words, alter in (
+            ("tail_unwritten", f"o zero in the partial last chunk of {C}", tail_unwritten),
+            ("tail_ignored", f"the partial last chunk of {C} left out, of the state too", tail_ignored),
+        ):
+            yield Suspect((Mutant(name, words, "answer", partial(alter, chunk=C)),), parameters={"chunk": C})
 
 
 # Which head goes with which

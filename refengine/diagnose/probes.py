@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .. import ops
 from ..engine.problem import Problem
 from ..errors import RefengineError
 from ..io.interop import to_numpy
@@ -28,8 +29,9 @@ Inputs = dict[str, Any]
 SHARP = "sharp"  # one-hot keys, whole numbers below 128, four of which o sums: next to nothing is rounded
 WIDE = "wide"  # the same, o times 5, which is rounded
 FAINT = "faint"  # queries and keys so short that the eps of their norm shows
+STILL = "still"  # no key: the initial state decays and nothing meets it, so that only gates and the state's format err
 SHORT, WIDER = 0.03, 5.0
-REGIMES = ("nodecay", "mamba", SHARP, WIDE, FAINT, "strong", "corr")
+REGIMES = ("nodecay", "mamba", SHARP, WIDE, FAINT, "strong", "corr", STILL)
 LONGEST = 149  # tokens: two chunks of 64 and a part
 SEED = 4711
 MOST = 6  # suspects that are told apart
@@ -38,13 +40,13 @@ MOST = 6  # suspects that are told apart
 def probes(p: Problem, inputs: Mapping[str, Any], start: bool) -> Iterator[tuple[str, Inputs]]:
     """(name, arguments of `solve`): the inputs given, with the op's own tensors drawn anew; shorter, unpacked and, if
     `start`, with an initial state, unless raw gates, logits or carried tokens fix the size."""
-    fixed = [getattr(p.asked, name) for name in ("gate", "beta_logits", "pairing_state")]
+    fixed = [p.asked.gate, p.asked.beta_logits, p.asked.pairing_state or None]
     fixed += [conv.state for conv in (p.asked.conv_q, p.asked.conv_k, p.asked.conv_v) if conv is not None]
     whole = any(x is not None for x in fixed)
     size = {axis: p.sizes[axis] for axis in ("B", "T", "H", "HV", "K", "V")}
     size["T"] = size["T"] if whole else min(size["T"], LONGEST)
     for regime in REGIMES:
-        if regime == FAINT and p.norm is None:
+        if (regime == FAINT and p.norm is None) or (regime == STILL and (whole or not start)):
             continue
         try:
             new = drawn(p.op.name, regime, SEED, **size, start=start and not whole)
@@ -59,22 +61,34 @@ def probes(p: Problem, inputs: Mapping[str, Any], start: bool) -> Iterator[tuple
         yield regime, made
 
 
+def stilled(p: Problem, inputs: Mapping[str, Any]) -> Inputs:
+    """STILL for a problem: where a state or gates in a coarser format than declared show that hide behind the rounding
+    of products elsewhere. {} where there is none."""
+    return dict(probes(p, inputs, True)).get(STILL, {})
+
+
 def drawn(op: str, regime: str, seed: int, **size: Any) -> Inputs:
-    """Arguments of `solve` in one regime of verify/trials.py, or in SHARP, WIDE or FAINT."""
+    """Arguments of `solve` in one regime of verify/trials.py, or in SHARP, WIDE, FAINT or STILL."""
+    by = {role: [t.name for t in ops.get(op).role(role)] for role in ("query", "key", "value")}
+
+    def times(given: Inputs, factor: float, *roles: str) -> Inputs:
+        names = [name for role in roles for name in by[role] if name in given]
+        return {n: (factor * given[n].astype(np.float64)).astype(given[n].dtype) for n in names}
+
     if regime == FAINT:
         given = trial(op, "mamba", seed, **size)
-        return given | {
-            n: (SHORT * given[n].astype(np.float64)).astype(given[n].dtype) for n in ("q", "k") if n in given
-        }
+        return given | times(given, SHORT, "query", "key")
+    if regime == STILL:
+        given = trial(op, "mamba", seed, **size)
+        none = [n for n in (*by["key"], *("ab" if "a" in given else "")) if n in given]
+        return given | {n: np.zeros_like(given[n]) for n in none}
     if regime not in (SHARP, WIDE):
         return trial(op, regime, seed, **size)
     given, draw = trial(op, EXACT[0], seed, **size), Draw(seed)
-    q = trial(op, EXACT[1], seed, **size)["q"]
-    given["q"] = (q.astype(np.float64) * (WIDER if regime == WIDE else 1.0)).astype(q.dtype)
-    whole = {
-        n: draw.whole(given[n].shape, -127, 127).astype(given[n].dtype) for n in ("v", "initial_state") if n in given
-    }
-    return given | whole | ({"beta": np.ones_like(given["beta"])} if "beta" in given else {})
+    given |= times(trial(op, EXACT[1], seed, **size), WIDER if regime == WIDE else 1.0, "query")
+    whole = [n for n in (*by["value"], "initial_state") if n in given]
+    given |= {n: draw.whole(given[n].shape, -127, 127).astype(given[n].dtype) for n in whole}
+    return given | ({"beta": np.ones_like(given["beta"])} if "beta" in given else {})
 
 
 def alike(x: Array, given: Any, name: str) -> Array:

@@ -127,10 +127,10 @@ class Shrinking:
         inputs: Mapping[str, Any],
         live: Live,
         grade: str | Policy,
-        seconds: float,
-        names: Sequence[str] | None,
+        seconds: float = SECONDS,
+        outputs: Sequence[str] | None = None,
     ) -> None:
-        self.op, self.live, self.policy, self.names = op, live, policy(grade), names
+        self.op, self.live, self.policy, self.names = op, live, policy(grade), outputs
         self.until, self.begun, self.tried = time.monotonic() + seconds, time.monotonic(), 0
         self.inputs: Inputs = {n: x for n, x in inputs.items() if x is not None}
         self.got: Mapping[str, Any] = {}
@@ -328,20 +328,13 @@ def plainer(x: Array, role: str) -> Iterator[tuple[str, Array]]:
             yield word, rounded
 
 
-def shrink(
-    op: str,
-    inputs: Mapping[str, Any],
-    candidate: Live,
-    grade: str | Policy = "bf16",
-    *,
-    outputs: Sequence[str] | None = None,
-    seconds: float = SECONDS,
-) -> Shrunk:
-    """The smallest problem found within `seconds` that the candidate, one that can be run, still fails.
+def shrink(op: str, inputs: Mapping[str, Any], candidate: Live, grade: str | Policy = "bf16", **how: Any) -> Shrunk:
+    """The smallest problem found within `seconds` (of `how`; also `outputs`, those that it must give) that the
+    candidate, one that can be run, still fails.
 
     Raises
     ------
     refengine.InputError
         It does not fail the problem given.
     """
-    return Shrinking(op, inputs, candidate, grade, seconds, outputs).run()
+    return Shrinking(op, inputs, candidate, grade, **how).run()

@@ -39,6 +39,7 @@ SCHEMA: dict[str, Any] = {
         "twins",
         "open",
         "part",
+        "still",
         "ranking",
         "where",
         "verdict",
@@ -55,6 +56,7 @@ SCHEMA: dict[str, Any] = {
         "twins": {"type": "array", "items": {"type": "string"}},
         "open": {"type": "array", "items": {"type": "string"}},
         "part": {"type": "array", "items": {"type": "string"}, "description": "mistakes that are sure beside another"},
+        "still": {"type": "boolean", "description": "of an input without keys: those given show nothing"},
         "ranking": {"type": "array", "items": SUSPECT},
         "where": {
             "type": "object",
@@ -106,6 +108,7 @@ def as_data(found: Diagnosis) -> dict[str, Any]:
         "twins": [f.name for f in found.twins],
         "open": [f.name for f in found.open],
         "part": list(found.part),
+        "still": found.still,
         "ranking": [suspect(f) for f in found.ranking],
         "where": dict(found.where.__dict__),
         "probed": list(found.probed),
@@ -151,13 +154,14 @@ def seen(found: Diagnosis) -> list[str]:
     if found.outcome == "nothing wrong":
         return [
             f"{found.verdict.op} as {found.verdict.policy.name}: {found.verdict.verdict}.",
-            "Nothing is wrong that could be named.",
+            "Nothing is wrong that could be named." + unseen(found),
         ]
     if found.outcome == "unusable":
         return ["The outputs cannot be compared: " + " ".join(found.verdict.faults)]
     w = found.where
+    on = "On the inputs given nothing is wrong. On one where no key writes and the initial state only decays, "
     right = f"; {' and '.join(w.right)} {'is' if len(w.right) == 1 else 'are'} right" if w.right else ""
-    said = [f"{' and '.join(w.outputs)} {'is' if len(w.outputs) == 1 else 'are'} wrong{right}."]
+    said = [f"{on * found.still}{' and '.join(w.outputs)} {'is' if len(w.outputs) == 1 else 'are'} wrong{right}."]
     if w.first and "t" in w.first:
         f = w.first
         last = " (the last)" if f["last"] else ""
@@ -176,6 +180,16 @@ def seen(found: Diagnosis) -> list[str]:
     if w.patterns:
         said.append(f"Pattern: {'; '.join(w.patterns)}.")
     return said + [f"Also: {fault}" for fault in found.verdict.faults[:2]]
+
+
+def unseen(found: Diagnosis) -> str:
+    """What rounding would hide."""
+    policy = found.verdict.policy
+    hide = [part for part in ("state", "gate") if policy.format("operand").bits < policy.format(part).bits]
+    if not hide or found.verdict.exact:
+        return ""
+    kept = " or ".join({"state": "a state", "gate": "gates"}[part] for part in hide)
+    return f" {kept.capitalize()} kept in {policy.operand} would not show here; `--probe FILE` writes an input for it."
 
 
 def most_like(found: Diagnosis) -> list[str]:
@@ -211,7 +225,7 @@ def most_like(found: Diagnosis) -> list[str]:
     sure = f"What is left then is {rest} (R {best.R:.2f}){more}"
     if runner:
         sure += f"; the next, {runner.name}, leaves {times(runner.times(best))} as much"
-    if found.probed:
+    if found.probed and not found.still:
         sure += f" (also on {', '.join(found.probed)})"
     if found.outcome == "twins":
         names = " or ".join(f"{f.name} ({f.suspect.doc})" for f in found.twins)

@@ -50,8 +50,9 @@ SLIPS = {
     "de": 128,  # what is erased owes nothing to its key
     "state_lost": 256,  # Z is 0 for every chunk but the last
     "dq_of_state": 512,  # dq without Gamma (dO S')
+    "carry_ungated": 1024,  # dS with Z, not Gamma_{n-1} Z
 }
-LAST_GATE, STATE_GATE, DB_W, DB_A, EXCLUSIVE, DK_A, DK_STATE, NO_DE, LOST, DQ_STATE = SLIPS.values()
+LAST_GATE, STATE_GATE, DB_W, DB_A, EXCLUSIVE, DK_A, DK_STATE, NO_DE, LOST, DQ_STATE, BARE_CARRY = SLIPS.values()
 
 
 @part
@@ -404,7 +405,7 @@ def backward(
             cursor = settle(Y, 0, Y, 0, n * Kp, form, noise, noisy, cursor)
         transpose(Y, n, K, Kp, KT, Kr, Cp, zero)
         product(KT, 0, Cp, dO, 0, Vp, KV, 0, Vp, Kr, n, Vp, False, zero)
-        if decays:
+        if decays and not wrong & BARE_CARRY:
             for j in range(K):
                 F[j] = G[(n - 1) * Kp + j] if wide else G[n - 1]
             exponential(F, F, K)

@@ -93,6 +93,7 @@ DOCS = {
     "dk_of_state": "dk without what is written to the state [17]",
     "de": "dk without its part through what is erased [17]",
     "state_lost": "what is owed to the state lost between chunks [17]",
+    "carry_ungated": "what is owed to the state carried back without its decay [17]",
     "dq_of_state": "dq without what is read from the state [17]",
 }
 CATALOGUE = (
@@ -112,7 +113,7 @@ CATALOGUE = (
 def mutated(mutant: Mutant, back: Backward, policy: Policy, run: Run) -> Gradients | None:
     """The gradients that an implementation with that mistake computes; None where it cannot be made."""
     if mutant.acts == "backward":
-        needs_decay = mutant.slips[0] in ("last_gate", "state_gate", "exclusive_sum")
+        needs_decay = mutant.slips[0] in ("last_gate", "state_gate", "exclusive_sum", "carry_ungated")
         if (back.core.g if needs_decay else back.core.b if mutant.slips[0].startswith("db") else back.core.q) is None:
             return None
         return emulate(back, policy, run, mutant.slips)

@@ -26,6 +26,7 @@ from .policy import Policy
 
 Array = NDArray[Any]
 Outputs = dict[str, Array]
+TAIL = 64  # tokens of the chunks whose partial last one is left out
 BORDER = 128  # where a state is lost, if the sequence is that long; else in its middle
 
 
@@ -276,6 +277,29 @@ def one_token_behind(got: Outputs, core: Core) -> Outputs | None:
     return {**got, "final_state": emulate(shorter, EXACT, Run())[1]}
 
 
+def tail(core: Core, chunk: int) -> list[slice]:
+    """Of every sequence the tokens that whole chunks leave."""
+    return [slice(t1 - (t1 - t0) % chunk, t1) for _, t0, t1 in core.segments]
+
+
+def tail_unwritten(got: Outputs, core: Core, chunk: int = TAIL) -> Outputs | None:
+    """The rows of a partial last chunk never stored."""
+    o = got["o"].copy()
+    for (row, _, _), t in zip(core.segments, tail(core, chunk), strict=True):
+        o[row, t] = 0.0
+    return {**got, "o": o} if any(t.start < t.stop for t in tail(core, chunk)) else None
+
+
+def tail_ignored(got: Outputs, core: Core, chunk: int = TAIL) -> Outputs | None:
+    """As many chunks as fit whole: no rows of a partial one, and a final state from before it."""
+    unwritten = tail_unwritten(got, core, chunk)
+    if unwritten is None or core.folded:
+        return None
+    at = tail(core, chunk)
+    whole = replace(core, segments=tuple((row, t0, t.start) for (row, t0, _), t in zip(core.segments, at, strict=True)))
+    return {**unwritten, "final_state": emulate(whole, EXACT, Run())[1]}
+
+
 def stale_column(got: Outputs, core: Core) -> Outputs | None:
     """The last value column of the state never updated."""
     start = np.zeros_like(got["final_state"]) if core.start is None or core.folded else core.start
@@ -350,6 +374,8 @@ OVERFLOWS = {
 ANSWER: dict[str, tuple[str, Callable[..., Any]]] = {
     "final_state_transposed": ("the final state written as [V, K] [2]", on("final_state", transposed)),
     "state_behind": ("the final state from before the last token [12]", one_token_behind),
+    "tail_unwritten": ("o zero in the partial last chunk of 64 [10]", tail_unwritten),
+    "tail_ignored": ("the partial last chunk of 64 left out, of the state too [10]", tail_ignored),
     "rows_normed": ("o divided by its root mean square [18]", on("o", without_length)),
     "stale_column": ("the state's last column never updated [12]", stale_column),
     "zeros": ("o all zero", on("o", put(lambda x, c: ..., np.zeros_like))),

@@ -3,12 +3,13 @@
 import json
 import sys
 
+import ml_dtypes
 import numpy as np
 
 import refengine
 from refengine.diagnose import confusion
 from refengine.io import tensorfile
-from refengine.verify import mistakes
+from refengine.verify import gradient_mistakes, mistakes
 
 
 def test_a_file_is_diagnosed_in_words_and_as_json(bench):
@@ -67,15 +68,44 @@ def test_a_program_is_shrunk_and_a_file_has_a_probe(bench, monkeypatch):
     assert "It is beta_squared: beta squared" in run.stdout, run.output
 
 
+def test_a_probe_that_cannot_be_is_said_and_one_of_what_hides_is_written(bench):
+    bench.metadata = {"op": "gated_delta_rule"}
+    bench.tensors = {n: x.astype(ml_dtypes.bfloat16 if n in "qkv" else np.float32) for n, x in bench.tensors.items()}
+    source, got, probe = bench.file(), bench.folder / "got.safetensors", bench.folder / "probe.safetensors"
+    right = refengine.solve("gated_delta_rule", **bench.tensors)
+    finals = {"final_state": right.final_state.astype(np.float32)}
+    tensorfile.write(got, {"o": right.o.astype(ml_dtypes.bfloat16), **finals}, {})
+    run = bench.run("diagnose", source, got, "--probe", probe)
+    assert run.exit_code == 0 and "coarser gates or a coarser state than declared show" in run.stderr, run.output
+    tensors, _ = tensorfile.read(probe)
+    assert not tensors["k"].any() and tensors["initial_state"].any()
+    probe.unlink()
+    tensorfile.write(got, {"o": -right.o.astype(ml_dtypes.bfloat16), **finals}, {})
+    run = bench.run("diagnose", source, got, "--probe", probe)
+    assert run.exit_code == 2 and not probe.exists(), run.output
+    assert "probe.safetensors is not written: one mistake is named" in run.stderr, run.output
+
+
 def test_the_confusion_table(bench, monkeypatch):
-    known = {m.name: m for m in mistakes.CATALOGUE}
-    monkeypatch.setattr(confusion, "REGIMES", ("mamba",))
-    monkeypatch.setattr(confusion, "of", lambda op: (known["scale_missing"], known["heads_tiled"]))
-    run = bench.run("diagnose", "--confusion", "--grade", "f32")
+    known = {m.name: m for m in (*mistakes.CATALOGUE, *gradient_mistakes.CATALOGUE)}
+    for name, value in (
+        ("REGIMES", ("mamba",)),
+        ("BACKWARD", ("mamba",)),
+        ("PAIRS", 1),
+        ("HONEST", 2),
+        ("of", lambda op: (known["scale_missing"], known["heads_tiled"])),
+    ):
+        monkeypatch.setattr(confusion, name, value)
+    monkeypatch.setattr(gradient_mistakes, "CATALOGUE", (known["dq_without_scale"], known["d_carry_ungated"]))
+    run = bench.run("diagnose", "--confusion", "--grade", "f32", "--json", bench.folder / "table.json")
     assert run.exit_code == 0, run.output
-    assert run.stdout.startswith(
-        "gated_delta_rule, f32: 2 of 2 mistakes named, 0 named wrongly; 0 never seen by verify"
-    )
-    rows = json.loads(bench.run("diagnose", "--confusion", "--grade", "f32", "--json", "-").stdout)["rows"]
-    assert [(r["mutant"], r["called"]) for r in rows] == [(n, [n]) for n in ("scale_missing", "heads_tiled")]
+    said = run.stdout.splitlines()
+    assert said[0] == "gated_delta_rule, f32: 2 of 2 mistakes named, 0 named wrongly; 0 never seen by verify"
+    assert said[3] == "gradients: 2 of 2 mistakes named, 0 named wrongly; 0 never seen by verify"
+    assert said[6] == ("1 pairs: 1 both named, 0 one named, 0 no single mistake, 0 named wrongly; the place right in 1")
+    assert said[8:] == ["honest runs: 2 nothing wrong"]
+    data = json.loads((bench.folder / "table.json").read_text())
+    assert [(r["mutant"], r["called"]) for r in data["rows"]] == [(n, [n]) for n in ("scale_missing", "heads_tiled")]
+    assert [r["mutant"] for r in data["gradients"]] == ["dq_without_scale", "d_carry_ungated"]
+    assert data["pairs"][0]["kind"] == "both named" and data["honest"] == {"nothing wrong": 2}
     bench.refused("diagnose", says=["IN is missing"])

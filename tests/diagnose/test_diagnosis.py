@@ -15,6 +15,7 @@ from refengine.diagnose.suspects import part
 from refengine.verify.emulate import Core, Run, emulate
 from refengine.verify.mistakes import EXACT, find
 from refengine.verify.mutate import stored
+from refengine.verify.policy import policy
 from refengine.verify.trials import trial
 
 OP = "gated_delta_rule"
@@ -79,6 +80,24 @@ def test_a_function_is_called_and_named():
 
     found = refengine.diagnose(OP, given, kernel)
     assert (found.outcome, found.best.name) == ("named", "beta_squared")
+
+
+def test_what_the_rounding_of_products_hides_shows_where_nothing_is_written():
+    given = trial(OP, "mamba", 76, T=80, K=8, V=8)
+
+    def kernel(run, grade, **inputs):
+        o, final = emulate(Core.of(problem(OP, inputs)), policy(grade), run)
+        return o.astype(inputs["q"].dtype), final.astype(np.float32)
+
+    for grade, name in (("bf16:state=bf16", "state_bf16"), ("bf16:gate=bf16", "gates_bf16")):
+        found = refengine.diagnose(OP, given, lambda grade=grade, **inputs: kernel(WAYS[1], grade, **inputs))
+        assert (found.outcome, found.best and found.best.name, found.still) == ("named", name, True), found.text
+        assert found.text.startswith("On the inputs given nothing is wrong. On one where no key writes"), found.text
+        jsonschema.validate(json.loads(found.to_json()), words.SCHEMA)
+    for run in (*WAYS, Run("chunk", 16)):
+        found = refengine.diagnose(OP, given, lambda run=run, **inputs: kernel(run, "bf16", **inputs))
+        assert (found.outcome, found.still) == ("nothing wrong", False), found.text
+    assert "A state or gates kept in bf16 would not show here; `--probe FILE`" in found.text
 
 
 def test_what_cannot_be_asked_is_refused():

@@ -14,8 +14,9 @@ from refengine.diagnose.probes import settling
 from refengine.diagnose.suspects import Suspect
 from refengine.verify.candidates import Called
 from refengine.verify.emulate import Run, emulate
-from refengine.verify.mistakes import find
+from refengine.verify.mistakes import find, tail_ignored, tail_unwritten
 from refengine.verify.mutate import stored
+from refengine.verify.trials import trial
 
 OP = "gated_delta_rule"
 WAY = Run("chunk", 64)
@@ -70,6 +71,16 @@ def test_how_old_the_state_is(case):
     got = {**kernel(case), "final_state": kernel(case, lambda _: early)["final_state"]}
     found = case.diagnosis(got, None)
     assert (names(found), found.best.suspect.parameters) == (("state_stale",), {"tokens": 3})
+
+
+@pytest.mark.parametrize(("alter", "name"), [(tail_unwritten, "tail_unwritten"), (tail_ignored, "tail_ignored")])
+@pytest.mark.parametrize("chunk", [64, 16])
+def test_a_partial_last_chunk_left_out(alter, name, chunk):
+    other = Case(OP, trial(OP, "mamba", 82, T=120, H=1, HV=1, K=8, V=8), "bf16")
+    o, final = emulate(other.judge.core, other.judge.policy, WAY)
+    got = alter({"o": o, "final_state": final}, other.judge.core, chunk=chunk)
+    found = other.diagnosis(stored(other.judge, got["o"], got["final_state"]), None)
+    assert names(found) == (name,) and f"chunk of {chunk}" in found.best.suspect.doc, found.text
 
 
 def test_a_gain_is_called_by_its_power(case):
