@@ -78,6 +78,16 @@ def _load(vec: Vec, array: Any) -> Any:
     return vec(array, types.intp), code
 
 
+def _put(array: Any, x: Any) -> Any:
+    def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        data = context.make_array(sig.args[0])(context, builder, args[0]).data
+        value = context.cast(builder, args[2], sig.args[2], sig.args[0].dtype)
+        builder.store(value, builder.gep(data, [args[1]]))
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, x), code
+
+
 @intrinsic
 def load(typing: Any, array: Any, index: Any) -> Any:
     """The lanes of a contiguous array from flat `index` on."""
@@ -99,7 +109,15 @@ def block(typing: Any, array: Any, index: Any) -> Any:
 
 @intrinsic
 def take(typing: Any, array: Any, index: Any, like: Any) -> Any:
-    """As many numbers of a contiguous array from flat `index` on as make a block of `like`'s type, in that type."""
+    """As many numbers of a contiguous array from flat `index` on as make a block of `like`'s type, in that type; or the
+    one there, where `like` is a number."""
+    if isinstance(like, types.Float):
+
+        def number(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            data = context.make_array(sig.args[0])(context, builder, args[0]).data
+            return context.cast(builder, builder.load(builder.gep(data, [args[1]])), array.dtype, like)
+
+        return like(array, types.intp, like), number
     vec = Vec(like.dtype, BLOCK)
     given = Vec(array.dtype, vec.lanes * array.dtype.bitwidth // 8)
     load_given = _load(given, array)[1]
@@ -115,7 +133,10 @@ def take(typing: Any, array: Any, index: Any, like: Any) -> Any:
 
 @intrinsic
 def store(typing: Any, array: Any, index: Any, value: Any) -> Any:
-    """Put the lanes into a contiguous array from flat `index` on, rounded to its type where that is narrower."""
+    """Put the lanes into a contiguous array from flat `index` on, rounded to its type where that is narrower; or a
+    number, as `put` does."""
+    if not isinstance(value, Vec):
+        return _put(array, value)
     kept = Vec(array.dtype, value.lanes * array.dtype.bitwidth // 8)
 
     def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
@@ -141,14 +162,7 @@ def at(typing: Any, array: Any, index: Any) -> Any:
 @intrinsic
 def put(typing: Any, array: Any, index: Any, x: Any) -> Any:
     """Write the number at flat `index` of a contiguous array of any rank, rounded to its type."""
-
-    def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        data = context.make_array(sig.args[0])(context, builder, args[0]).data
-        value = context.cast(builder, args[2], sig.args[2], sig.args[0].dtype)
-        builder.store(value, builder.gep(data, [args[1]]))
-        return context.get_dummy_value()
-
-    return types.void(array, types.intp, x), code
+    return _put(array, x)
 
 
 @intrinsic

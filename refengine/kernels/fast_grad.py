@@ -10,7 +10,8 @@ from __future__ import annotations
 import numpy as np
 
 from . import _products, fast_rows
-from ._jit import njit
+from ._jit import inline, njit
+from ._simd import BLOCK, spread, store, take
 from .fast_rows import curve, row_dot
 from .fast_rule import SWIGLU
 
@@ -35,19 +36,31 @@ def activate(Z, X, D, model, act):
     fast_rows.activate(Z, X, D, model, act, np.int64(1))
 
 
+@inline
+def owed(Z, dX, dD, dZ, i, j, like, model, act):
+    """dZ of row i from column j on: as many as make a block of `like`, or one."""
+    h = dX.shape[1]
+    z = i * Z.shape[1] + j
+    y, slope, bend = curve(take(Z, z, like), act)
+    x, d = take(dX, i * h + j, like), take(dD, z, like)
+    own = x * slope + d * bend
+    if model == SWIGLU:
+        store(dZ, z, take(Z, z + h, like) * own + take(dD, z + h, like) * slope)
+        store(dZ, z + h, x * y + d * slope)
+    else:
+        store(dZ, z, own)
+
+
 @njit
 def activate_back(Z, dX, dD, dZ, model, act):
     """What X and D owe to Z."""
     n, h = dX.shape
+    whole = h - h % (BLOCK // 8)
     for i in range(n):
-        for j in range(h):
-            y, slope, bend = curve(np.float64(Z[i, j]), act)
-            if model == SWIGLU:
-                u = np.float64(Z[i, h + j])
-                dZ[i, j] = u * (dX[i, j] * slope + dD[i, j] * bend) + dD[i, h + j] * slope
-                dZ[i, h + j] = dX[i, j] * y + dD[i, j] * slope
-            else:
-                dZ[i, j] = dX[i, j] * slope + dD[i, j] * bend
+        for j in range(0, whole, BLOCK // 8):
+            owed(Z, dX, dD, dZ, i, j, spread(1.0), model, act)
+        for j in range(whole, h):
+            owed(Z, dX, dD, dZ, i, j, 1.0, model, act)
 
 
 @njit

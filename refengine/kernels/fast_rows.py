@@ -151,40 +151,36 @@ def curve(z, act):
     return z * s, fma(z, t * p, s), t * (2.0 * p + z * ((1.0 - 2.0 * s) * (p * p) + (6.0 * GELU_B) * z))
 
 
+@inline
+def activated(Z, X, D, i, j, like, model, act, slope):
+    """X (and D) of row i from column j on: as many as make a block of `like`, or one."""
+    h = X.shape[1]
+    z = i * Z.shape[1] + j
+    y, bend, _ = curve(take(Z, z, like), act)
+    u = y
+    if model == SWIGLU:
+        u = take(Z, z + h, like)
+        store(X, i * h + j, y * u)
+    else:
+        store(X, i * h + j, y)
+    if slope and model == SWIGLU:
+        store(D, z, u * bend)
+        store(D, z + h, y)
+    elif slope:
+        store(D, z, bend)
+
+
 @part
 def activate(Z, X, D, model, act, slope):
     """X = act(Z), and where `slope` is set D = its derivative (SwiGLU: of X by the gate, then by the up half)."""
     called()
     n, h = X.shape
-    wide = Z.shape[1]
-    lanes = spread(1.0)
     whole = h - h % (BLOCK // 8)
     for i in range(n):
-        to, at_z = i * h, i * wide
         for j in range(0, whole, BLOCK // 8):
-            y, bend, _ = curve(take(Z, at_z + j, lanes), act)
-            if model == SWIGLU:
-                u = take(Z, at_z + h + j, lanes)
-                store(X, to + j, y * u)
-                if slope:
-                    store(D, at_z + j, u * bend)
-                    store(D, at_z + h + j, y)
-            else:
-                store(X, to + j, y)
-                if slope:
-                    store(D, at_z + j, bend)
+            activated(Z, X, D, i, j, spread(1.0), model, act, slope)
         for j in range(whole, h):
-            y, bend, _ = curve(np.float64(at(Z, at_z + j)), act)
-            if model == SWIGLU:
-                u = np.float64(at(Z, at_z + h + j))
-                put(X, to + j, y * u)
-                if slope:
-                    put(D, at_z + j, u * bend)
-                    put(D, at_z + h + j, y)
-            else:
-                put(X, to + j, y)
-                if slope:
-                    put(D, at_z + j, bend)
+            activated(Z, X, D, i, j, 1.0, model, act, slope)
 
 
 @inline
