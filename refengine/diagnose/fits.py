@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ..spec import Mutant
 from ..verify.emulate import WIPED, Core, Run, emulate
-from ..verify.mistakes import EXACT, TAIL, Outputs, tail_ignored, tail_unwritten
+from ..verify.mistakes import EXACT, TAIL, Outputs, joined, read_late, tail_ignored, tail_unwritten
 from ..verify.policy import Policy
 from ..verify.verdict import Judge
 from .floors import cut
@@ -60,9 +60,8 @@ def fitted(judge: Judge, lineup: Lineup, where: Where) -> Iterator[Suspect]:
     yield from positions(judge, where)
     yield from heads(lineup)
     yield from tails()
-    if where.outputs == tuple(name for name in lineup.got if name != "o"):
-        yield from (Stale((Mutant("state_stale", f"the final state is that of {r} tokens before", "answer"),),
-                          parameters={"tokens": r}, behind=r) for r in range(1, BACK + 1))  # fmt: skip
+    yield from stale(lineup, where)
+    yield from rows(where)
     yield from places(judge, lineup, where)
 
 
@@ -283,18 +282,43 @@ def reheaded(core: Core, field: str, order: Sequence[int]) -> Core:
     return replace(core, **fields)
 
 
-# How old a state is
+# One output of another problem
 
 
 @dataclass(frozen=True)
-class Stale(Suspect):
-    """The final state is the one of `behind` tokens before the end."""
+class Elsewhere(Suspect):
+    """One output is that of an altered problem, the others are right."""
 
-    behind: int = 0
+    output: str = "o"
+    alter: Callable[[Core], Core | None] = read_late
 
     def outputs(self, core: Core, policy: Policy, run: Run) -> Outputs | None:
-        if any(t1 - t0 < self.behind for _, t0, t1 in core.segments):
+        other = self.alter(core)
+        if other is None:
             return None
-        o, _ = emulate(core, policy, run)
-        early = replace(core, segments=tuple((b, t0, t1 - self.behind) for b, t0, t1 in core.segments))
-        return {"o": o, "final_state": emulate(early, policy, run)[1]}
+        return {**core.outputs(policy, run), self.output: other.outputs(policy, run)[self.output]}
+
+
+def stale(lineup: Lineup, where: Where) -> Iterator[Suspect]:
+    """How old what is read or left is, where one output is wrong and another right."""
+    if where.outputs == ("o",):
+        late = Mutant("read_last_state", "o read from the state that the token before left, not decayed", "answer")
+        yield Elsewhere((late,), output="o", alter=read_late)
+    elif where.outputs and "o" not in where.outputs:
+        for r in range(1, BACK + 1):
+            mutant = Mutant("state_stale", f"the final state is that of {r} tokens before", "answer")
+            early = partial(shorter, by=r)
+            yield Elsewhere((mutant,), parameters={"tokens": r}, output="final_state", alter=early)
+
+
+def shorter(core: Core, by: int) -> Core | None:
+    if any(t1 - t0 < by for _, t0, t1 in core.segments):
+        return None
+    return replace(core, segments=tuple((b, t0, t1 - by) for b, t0, t1 in core.segments))
+
+
+def rows(where: Where) -> Iterator[Suspect]:
+    """What an earlier batch row or sequence left, where the first is right."""
+    if where.sequences and 0 not in where.sequences:
+        doc = "every batch row or sequence goes on from the end of the one before it"
+        yield Suspect((Mutant("rows_joined", doc, "core", joined),))

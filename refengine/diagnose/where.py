@@ -30,6 +30,8 @@ HINTS = {
     "boundary": "what is carried from chunk to chunk: the state, W, the sums of gates, or the read between chunks",
     "gradient": "a term of the backward pass left out or counted twice, or what is owed to the state between chunks",
     "unwritten": "rows that nothing was written to: a loop or a grid that ends too early, or a store masked away",
+    "columns": "a tile of value columns: its bounds, its mask, or where it is stored",
+    "later": "what a later sequence or batch row begins with: a state not reset or not its own, or an offset",
     "tail": "what bounds or masks the last, partial chunk",
     "middle": "one token: a state lost or not handed on, a cut between calls, or an index",
 }
@@ -147,6 +149,8 @@ def in_tokens(judge: Judge, s: Statistics, x: Array, wrong: tuple[str, ...], rig
     at_boundary = t > 0 and t % CHUNKS[0] == 0
     hints = {
         "unwritten": mask.any() and not x[mask].any(),
+        "columns": bool(columns),
+        "later": bool(sequences) and sequences[0] > 0,
         "tail": any(said.startswith(TAIL) for said in patterns),
         "o": len(wrong) == 1 and right,
         "start": t < 2,

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from .diagnosis import Diagnosis
 
 SHOWN = 3  # suspects that get a line of their own
+FAR = 100.0  # times of what rounding allows beyond which nothing is near
 NUMBER = {"type": ["number", "null"]}
 SUSPECT = {
     "type": "object",
@@ -139,6 +140,7 @@ def to_json(found: Diagnosis) -> str:
 def lines(found: Diagnosis) -> list[str]:
     """One paragraph, then the nearest suspects."""
     nearest = found.ranking[:SHOWN] if found.outcome not in ("nothing wrong", "unusable") else ()
+    nearest = tuple(f for f in nearest if found.outcome != "unknown" or f.score < FAR)
     return [
         " ".join([*seen(found), *most_like(found), *of_stages(found)]),
         *(f"  {left(f):36} {f.name}: {f.suspect.doc}" for f in nearest),
@@ -166,8 +168,8 @@ def seen(found: Diagnosis) -> list[str]:
         f = w.first
         last = " (the last)" if f["last"] else ""
         place = f"token {f['t']}{last} of sequence {f['sequence']}, head {f['head']}, most in column {f['column']}"
-        chunk = ", ".join(f"{t} in chunks of {C}" for C, t in f["of_chunk"].items())
-        said.append(f"The first wrong row is {place} ({chunk}); {w.rows} of {w.of} rows are.")
+        chunk = ", ".join(f"{t} in chunks of {C}" for C, t in f["of_chunk"].items() if f["t"] >= int(C))
+        said.append(f"The first wrong row is {place}{f' ({chunk})' * bool(chunk)}; {w.rows} of {w.of} rows are.")
     elif w.first and "output" in w.first:
         place = ""
         if "tokens" in w.first:
@@ -201,7 +203,9 @@ def most_like(found: Diagnosis) -> list[str]:
     others = [f for f in found.ranking if not f.explains]
     runner = others[0] if others else None
     if found.outcome == "unknown":
-        near = f" The nearest, {runner.name}, leaves {times(runner.score)} of what rounding allows." if runner else ""
+        near = " Nothing comes near."
+        if runner and runner.score < FAR:
+            near = f" The nearest, {runner.name}, leaves {times(runner.score)} of what rounding allows."
         return [
             f"No known mistake explains it, nor do two of them.{near} What usually looks like this: {found.where.hint}."
         ]

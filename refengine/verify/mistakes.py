@@ -159,7 +159,12 @@ def of_first_head(core: Core) -> Core | None:
 
 def carried_over(core: Core) -> Core | None:
     """Every packed sequence goes on from the state that the one before it left."""
-    if len(core.segments) < 2 or core.segments[0][0] != core.segments[-1][0]:
+    return joined(core) if core.segments and core.segments[0][0] == core.segments[-1][0] else None
+
+
+def joined(core: Core) -> Core | None:
+    """Every sequence, and batch row, likewise."""
+    if len(core.segments) < 2:
         return None
     V, K = core.v.shape[3], core.k.shape[3]
     given = np.zeros((len(core.segments), core.v.shape[2], K, V)) if core.start is None else core.start.copy()
@@ -354,6 +359,9 @@ CORE: dict[str, tuple[str, Callable[..., Any]]] = {
     "write_dropped": ("one token's write left out [11]", dropped_write),
     "stale_key": ("the last token with the key before it [12]", stale_key),
 }
+# Of the series I - A + A^2 - ... of (I + A)^-1 the shortest are mistakes: one term (no_correction), two
+# (one_newton_step), three (truncated_inverse), which leaves A^3 (I + A)^-1. Between random unit keys A has entries of
+# beta / sqrt(K), and every further term is smaller by about beta sqrt(C / K): longer ones hide behind bfloat16 the more.
 CHUNK = {
     "state_lost": "every chunk starts from nothing [10]",
     "tail_gate": "the last gate of a partial chunk taken as 0 [10]",

@@ -12,9 +12,10 @@ from refengine.diagnose.confusion import BOTH, WRONGLY, cases, compounds, names,
 from refengine.diagnose.diagnosis import Case
 from refengine.diagnose.probes import settling
 from refengine.diagnose.suspects import Suspect
+from refengine.diagnose.where import HINTS
 from refengine.verify.candidates import Called
 from refengine.verify.emulate import Run, emulate
-from refengine.verify.mistakes import find, tail_ignored, tail_unwritten
+from refengine.verify.mistakes import find, joined, read_late, tail_ignored, tail_unwritten
 from refengine.verify.mutate import stored
 from refengine.verify.trials import trial
 
@@ -71,6 +72,18 @@ def test_how_old_the_state_is(case):
     got = {**kernel(case), "final_state": kernel(case, lambda _: early)["final_state"]}
     found = case.diagnosis(got, None)
     assert (names(found), found.best.suspect.parameters) == (("state_stale",), {"tokens": 3})
+
+
+def test_what_is_read_a_token_late_and_what_the_next_batch_row_begins_with(case):
+    got = {**kernel(case), "o": kernel(case, read_late)["o"]}
+    assert names(case.diagnosis(got, None)) == ("read_last_state",)
+    found = case.diagnosis(kernel(case, joined), None)
+    assert names(found) == ("rows_joined",) and found.where.hint == HINTS["later"], found.text
+    o, final = emulate(case.judge.core, case.judge.policy, WAY)
+    o[..., 4:] = np.where(np.arange(70)[:, None, None] % 3 == 0, 99 * o[..., 4:], o[..., 4:])
+    found = case.diagnosis(stored(case.judge, o, final), None)
+    assert (found.outcome, found.where.hint) == ("unknown", HINTS["columns"]), found.text
+    assert "Nothing comes near." in found.text and "\n" not in found.text
 
 
 @pytest.mark.parametrize(("alter", "name"), [(tail_unwritten, "tail_unwritten"), (tail_ignored, "tail_ignored")])
