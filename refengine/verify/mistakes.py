@@ -361,7 +361,7 @@ CORE: dict[str, tuple[str, Callable[..., Any]]] = {
 }
 # Of the series I - A + A^2 - ... of (I + A)^-1 the shortest are mistakes: one term (no_correction), two
 # (one_newton_step), three (truncated_inverse), which leaves A^3 (I + A)^-1. Between random unit keys A has entries of
-# beta / sqrt(K), and every further term is smaller by about beta sqrt(C / K): longer ones hide behind bfloat16 the more.
+# beta / sqrt(K), and every further term is smaller by about beta sqrt(C / K): longer ones hide behind bfloat16 more.
 CHUNK = {
     "state_lost": "every chunk starts from nothing [10]",
     "tail_gate": "the last gate of a partial chunk taken as 0 [10]",
