@@ -61,10 +61,15 @@ def make(suite: str, target: str, ops: str | None, tiers: tuple[str, ...], jobs:
     with Bar(f"golden {suite}") as bar:
         said = files.make(suite, Path(target), split(ops), tiers, jobs, low, bar)
     numbers = sum(case["elements"] for case in said["cases"])
+    proved = said["correctly_rounded"]
     if as_json:
-        click.echo(json.dumps({"output": target, "cases": said["min_cases"], "elements": numbers}))
+        found = {"output": target, "cases": said["min_cases"], "elements": numbers, "correctly_rounded": proved}
+        click.echo(json.dumps(found))
     else:
         click.echo(f"{target}: {said['min_cases']} cases, {numbers} numbers")
+        for tier, by in sorted(proved.items()):
+            share = f"correctly rounded: {by['running_bound']} proved by the running bound, {by['balls']} by balls"
+            click.echo(f"tier {tier}: {share}, {by['unsettled']} by neither")
 
 
 @command.command("check")
@@ -114,6 +119,27 @@ def export_cases(folder: str | None, target: str, form: str | None, ops: str | N
         raise InputError("Give one of --npy, --json-hex and --onnx.")
     count = export(Path(folder) if folder else goldens("core"), Path(target), form, split(ops), tiers)
     click.echo(f"{target}: {count} cases as {form}")
+
+
+@command.command("sigma")
+@click.argument("folder", metavar="[DIR]", required=False)
+@click.option("-o", "target", metavar="OUT", required=True, help="The folder to write to.")
+@click.option("--grade", metavar="GRADE", required=True, help="The precision that a candidate declares: f32, bf16, ...")
+@click.option("--ops", metavar="NAME,...", help="Only these ops.")
+@click.option("--tier", "tiers", metavar="TIER", multiple=True, help="Only this tier; repeatable.")
+@click.option("--grad", is_flag=True, help="Of gradients too, where a case has them.")
+def sigmas(folder: str | None, target: str, grade: str, ops: str | None, tiers: tuple[str, ...], grad: bool) -> None:
+    """What an honest kernel of that precision errs on each row of a suite (the shipped core suite without DIR), as
+    files: OUT/ID/sigma.GRADE.safetensors. With them a candidate in any language judges itself; `refengine.verify.sigma`
+    has the formulas.
+    """
+    from refengine.verify.sigma import write_all
+
+    with Bar("golden sigma") as bar:
+        done, without = write_all(folder or "core", Path(target), grade, split(ops), tiers, grad, bar)
+    for reason in without:
+        click.echo(f"none: {reason}", err=True)
+    click.echo(f"{target}: {done} cases")
 
 
 @command.command("audit")

@@ -102,7 +102,10 @@ def test_make_and_check(tmp_path):
     out = tmp_path / "out"
     made = invoke("make", "core", "-o", out, "--ops", "linear_attn", "--tier", "real", "--json")
     assert made.exit_code == 0, made.stderr
-    assert json.loads(made.stdout)["cases"] == 1
+    said = json.loads(made.stdout)
+    assert said["cases"] == 1
+    assert sum(said["correctly_rounded"]["real"].values()) == said["elements"]
+    assert said["correctly_rounded"]["real"]["running_bound"] > 0 == said["correctly_rounded"]["real"]["unsettled"]
     checked = invoke("check", out)
     assert (checked.exit_code, checked.stdout) == (0, "PASS: 1 cases\n")
 
@@ -132,3 +135,8 @@ def test_a_bound_that_does_not_hold_is_counted(monkeypatch):
     assert result.exit_code == 1
     said = json.loads(result.stdout)
     assert said["float64"]["outside"] > 0 and said["double_double"]["outside"] == 0
+
+
+def test_of_tiers_1_and_2_no_shipped_number_is_left_unproved():
+    proved = json.loads((CORE / "suite.json").read_text(encoding="utf-8"))["correctly_rounded"]
+    assert all(proved[tier]["unsettled"] == 0 < proved[tier]["running_bound"] for tier in ("1", "2"))
