@@ -10,7 +10,7 @@ import refengine
 from refengine import ops
 from refengine.diagnose.confusion import BOTH, WRONGLY, cases, compounds, names, placed
 from refengine.diagnose.diagnosis import Case
-from refengine.diagnose.probes import settling
+from refengine.diagnose.probes import FAINT, REGIMES, drawn, probes, settling, stilled
 from refengine.diagnose.suspects import Suspect
 from refengine.diagnose.where import HINTS
 from refengine.diagnose.words import FAR, SHOWN
@@ -19,6 +19,7 @@ from refengine.verify.emulate import Run, emulate
 from refengine.verify.mistakes import find, joined, read_late, tail_ignored, tail_unwritten
 from refengine.verify.mutate import stored
 from refengine.verify.trials import trial
+from refengine.verify.verdict import problem_of
 
 OP = "gated_delta_rule"
 WAY = Run("chunk", 64)
@@ -222,3 +223,16 @@ def test_a_file_has_an_input_that_settles_it(case):
     found = case.diagnosis(kernel(case, lambda core: replace(core, scale=1.01 * core.scale)), None)
     name, made, far = settling(case.judge.problem, case.inputs, case.judge.policy, found.ranking[:2])
     assert name and far > 1 and made["q"].dtype == case.inputs["q"].dtype
+
+
+@pytest.mark.parametrize(
+    "op", ["linear_attn", "kda", "gdn2", "comba", "longhorn", "gated_delta_product", "rwkv7", "dplr"]
+)
+def test_every_op_has_inputs_that_tell_apart_whatever_its_tensors_are_called(op):
+    given = trial(op, "mamba", 83, T=6, H=1, HV=2, K=4, V=4)
+    p = problem_of(op, given)
+    assert {name for name, _ in probes(p, given, True)} == set(REGIMES) - {FAINT}
+    k = [t.name for t in p.op.role("key") if t.name in given]
+    assert not any(stilled(p, given)[name].any() for name in k) and "initial_state" in stilled(p, given)
+    faint = drawn(op, FAINT, 84, B=1, T=6, H=1, HV=2, K=4, V=4)
+    assert all(np.abs(faint[t.name].astype(float)).max() < 0.2 for t in p.op.role("query"))
