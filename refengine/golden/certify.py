@@ -28,7 +28,7 @@ from .inputs import arguments
 from .problems import problem
 
 Array = NDArray[Any]
-CLOSED_BITS = 320
+CLOSED_BITS = (320, 1200, 3600)  # in turn, until balls are thin enough to judge by
 LOOSE = 2.0**-60  # of the largest entry: what two roads may differ by even where a bound allows more
 BLUR = 16 * balls.THIN  # how far apart, relative to the largest entry, balls and a smaller bound may be: their width
 UP = 1 + 2.0**-40
@@ -94,9 +94,14 @@ def closed_form(p: Problem, of: str) -> balls.Settled:
     roads: Mapping[str, Callable[[Problem], tuple[Array, ...]]] = {
         "delta": closed, "regression": direct.regression, "attention": direct.attention,
     }  # fmt: skip
-    with balls.bits(CLOSED_BITS):
-        found = zip(("o", *p.op.final_names()), roads[of](p), strict=True)
-        return {name: (enclosure, *balls.rounded(enclosure)) for name, enclosure in found}
+    out: balls.Settled = {}
+    for precision in CLOSED_BITS:
+        with balls.bits(precision):
+            found = zip(("o", *p.op.final_names()), roads[of](p), strict=True)
+            out = {name: (enclosure, *balls.rounded(enclosure)) for name, enclosure in found}
+        if all(balls.thin(enclosure, nearest) for enclosure, nearest, _ in out.values()):
+            break
+    return out
 
 
 def certify(case: Case) -> Certified:

@@ -8,7 +8,7 @@ from spanning import case, every, problem
 
 import refengine
 from refengine import ops
-from refengine.golden import balls, direct
+from refengine.golden import balls, certify, direct
 from refengine.golden.cases import kind, suite
 from refengine.golden.certify import cotangents_of
 from refengine.golden.closed import closed
@@ -44,6 +44,13 @@ def test_the_closed_form_is_cut_into_chunks(monkeypatch):
         monkeypatch.setattr(module, "CHUNK", 5)
         for x, y in zip(whole, closed(p), strict=True):
             assert overlap(x, y)
+
+
+def test_the_closed_form_takes_more_bits_until_it_is_thin(monkeypatch):
+    p = problem("iplr", case("iplr", B=1, T=9, HV=2, H=1))
+    monkeypatch.setattr(certify, "CLOSED_BITS", (60, 320))
+    for enclosure, nearest, _ in certify.closed_form(p, "delta").values():
+        assert balls.thin(enclosure, nearest)
 
 
 WITH_GRADIENTS = [c for c in suite("core") if c.regime.gradients]
