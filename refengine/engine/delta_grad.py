@@ -306,7 +306,7 @@ class Across:
             return 0.0, 0.0
         u, tau = (float(x) for x in self.of.constants[2:4])
         state = np.ascontiguousarray(given[n, h])
-        norm = bound.norm(state, u, 1.01 * (tau * self.of.columns) ** 0.5)
+        norm = bound.norm(state, u, tau * state.size / u)
         return norm, norm * u * (state.itemsize > self.of.dtype.itemsize)
 
     def compile(self) -> None:

@@ -258,8 +258,9 @@ def knowns_in(u, w, b, do, batch, start, begin, head, W, micro, scale, knowns):
             copied(b, step, knowns, n, V)
         else:
             put(knowns, n, at(b, step))
+            by = at(knowns, n)
             for c in range(1, V):
-                put(knowns, n + c, at(knowns, n))
+                put(knowns, n + c, by)
         for c in range(0, whole_blocks, L):
             bc = block(knowns, n + c)
             store(knowns, d + c, bc * block(u, t * V + c))
@@ -487,14 +488,19 @@ def across(place, hv, b, u, w, dv, db, size):
     V = u.shape[1]
     m = (V + 3) // 4
     zero = u.dtype.type(0)
-    per_column = 1 if b.shape[3] > 1 else 0
     for t in range(begin, end):
         step = offset(b, batch, t, hv)
         to = offset(dv, batch, t, hv)
         steps = offset(db, batch, t, hv)
-        for c in range(V):
-            put(dv, to + c, at(b, step + per_column * c))
-            put(dv, to + c, at(dv, to + c) * w[t - begin, c])
+        if b.shape[3] > 1:
+            copied(b, step, dv, to, V)
+            for c in range(V):
+                put(dv, to + c, at(dv, to + c) * w[t - begin, c])
+        else:
+            put(dv, to, at(b, step))  # rounded, if need be
+            by = at(dv, to)
+            for c in range(V):
+                put(dv, to + c, by * w[t - begin, c])
         if db.shape[3] > 1:
             for c in range(V):
                 put(db, steps + c, u[t - begin, c] * w[t - begin, c])

@@ -22,7 +22,7 @@ from __future__ import annotations
 import numpy as np
 
 from ._jit import inline, njit
-from ._simd import BLOCK, absolute, at, block, fma, put, total
+from ._simd import BLOCK, at, block, fma, put, total
 from .delta import (
     CAST_B,
     CAST_V,
@@ -46,6 +46,7 @@ from .delta import (
     fill,
     offset,
     read_slots,
+    squares,
     step_slots,
     widen,
 )
@@ -79,14 +80,19 @@ def slots_of(place, heads, q, k, e, a, errors, lines, slots, start, W, rule, num
         w = slots[j]
         widen(k, batch, t, hk, lines, 0)
         widen(a, batch, t, ha, lines, 2)
-        for i in range(a.shape[3], P):
-            put(lines, 2 * P + i, at(lines, 2 * P))
+        if a.shape[3] > 1:
+            for i in range(a.shape[3], P):
+                put(lines, 2 * P + i, at(lines, 2 * P))
         if erase == ERASE:
             widen(e, batch, t, he, lines, 1)
         off_k, off_e = dk[batch, t, hk], de[batch, t, he]
         bounds = (off_k, off_e, da[batch, t, ha], dv[batch, t, hv], db[batch, t, hv])
         erasing = lines[0] if erase == ERASE_IS_KEY else lines[1]
-        kk, channels = dot(lines[0], lines[0]), a.shape[3]
+        reads = (t - begin + 1) % micro == 0
+        if reads:
+            widen(q, batch, t // micro, hq, lines, 3)
+        kk, qq = squares(lines[0], lines[3])
+        channels = a.shape[3]
         step_slots(w, kk, lines[0], erasing, lines[2], channels, bounds, pre, erase, u, u, sums, cast, cast_gate, tau)
         w[TO_W] = (sums * up * w[K_NORM] + w[DK]) * up
         w[E_NORM] = w[K_NORM] if erase == ERASE_IS_KEY else 0.0
@@ -98,10 +104,9 @@ def slots_of(place, heads, q, k, e, a, errors, lines, slots, start, W, rule, num
             w[DE] = off_e * up
         w[Q_NORM] = 0.0
         w[DQ] = 0.0
-        if (t - begin + 1) % micro == 0:
-            widen(q, batch, t // micro, hq, lines, 3)
+        if reads:
             off_q = dq[batch, t // micro, hq]
-            read_slots(w, dot(lines[3], lines[3]), lines[3], off_q, u, sums, cast, tau)
+            read_slots(w, qq, lines[3], off_q, u, sums, cast, tau)
             w[DQ] = (off_q + cast * w[Q_NORM] + tau) * up
 
 
@@ -112,38 +117,39 @@ def smaller(x, y):
 
 
 @inline
-def size(x, source, n, u, floor):
-    """An upper bound on the Euclidean norm of n numbers of flat x; the sum of their sizes where squares overflow."""
+def size(x, source, n, u, least):
+    """An upper bound on the Euclidean norm of n numbers of flat x: the sum of their sizes where squares overflow, or
+    come to less than `least` and may have lost something."""
     L = BLOCK // x.itemsize
-    whole = n - n % L
-    squares, sizes = np.float64(0.0), np.float64(0.0)
-    if whole > 0:
-        y = block(x, source)
-        s, z = y * y, absolute(y)
-        for i in range(source + L, source + whole, L):
-            y = block(x, i)
-            s, z = fma(y, y, s), z + absolute(y)
-        squares, sizes = np.float64(total(s)), np.float64(total(z))
-    for i in range(source + whole, source + n):
-        y = np.float64(at(x, i))
-        squares, sizes = squares + y * y, sizes + abs(y)
-    euclidean = np.sqrt(squares) + floor
-    return smaller(euclidean, sizes) * (1.0 + (n + 16) * u)
+    whole = source + n - n % L
+    squares = np.float64(0.0)
+    if n >= L:
+        s = block(x, source) * block(x, source)
+        for i in range(source + L, whole, L):
+            s = fma(block(x, i), block(x, i), s)
+        squares = np.float64(total(s))
+    for i in range(whole, source + n):
+        squares += np.float64(at(x, i)) * np.float64(at(x, i))
+    if least <= squares < np.inf:
+        return np.sqrt(squares) * (1.0 + (n + 16) * u)
+    sizes = np.float64(0.0)
+    for i in range(source, source + n):
+        sizes += abs(np.float64(at(x, i)))
+    return sizes * (1.0 + (n + 16) * u)
 
 
 @njit
-def norm(x, u, floor):
+def norm(x, u, least):
     """`size` of a whole array."""
-    return size(x, 0, x.size, u, floor)
+    return size(x, 0, x.size, u, least)
 
 
 @inline
-def measured(squares, window, K, u, tau):
+def measured(columns, window, K, u, tau):
     """An upper bound on the Frobenius norm of a state from its columns' squares [windows, V]."""
-    s = 0.0
-    for j in range(squares.shape[1]):
-        s += np.float64(squares[window, j])
-    V = squares.shape[1]
+    V, s = columns.shape[1], 0.0
+    for j in range(V):
+        s += np.float64(columns[window, j])
     return (np.sqrt(s) + 1.01 * np.sqrt(tau * V)) * (1.0 + (K + V + 16) * u)
 
 
@@ -160,7 +166,9 @@ def gain(w, b, batch, t, head):
     up = 1.0 + 2.0**-48
     w[SIZE_B] = max(abs(low), abs(high)) + broken
     w[WRONG_B] = (w[SIZE_B] * w[CAST_B] + w[DB]) * up
-    w[OPERATOR] = max(norm_at(low, w), norm_at(high, w)) * up + broken
+    w[OPERATOR] = norm_at(low, w) * up + broken
+    if high > low:
+        w[OPERATOR] = max(w[OPERATOR], norm_at(high, w) * up)
 
 
 @inline
@@ -177,30 +185,30 @@ def product_error(x, dx, y, dy, rounding):
 
 
 @inline
-def forth(place, heads, q, k, e, a, v, b, errors, N, E, u, squares, slots, kept, lines, window, rule, numbers):
+def forth(place, heads, q, k, e, a, v, b, errors, N, E, u, columns, slots, kept, lines, window, rule, numbers):
     """The way forward: fill `slots` and `kept`."""
     batch, begin, end = place
     _, pre, _ = rule
     unit, tau = np.float64(numbers[2]), np.float64(numbers[3])
     V = u.shape[1]
-    tiny, floor, grow = tau * V, 1.01 * np.sqrt(tau * V), 1.0 + 32.0 * unit
+    tiny, least, grow = tau * V, tau * V / unit, 1.0 + 32.0 * unit
     for start in range(begin, end, window):
         W = min(window, end - start)
         now = slots[start - begin : start - begin + W]
         slots_of((batch, begin), heads, q, k, e, a, errors, lines, now, start, W, rule, numbers)
-        N = smaller(measured(squares, (start - begin) // window, k.shape[3], unit, tau), N)
+        N = smaller(measured(columns, (start - begin) // window, k.shape[3], unit, tau), N)
         for j in range(W):
             t = start - begin + j
             w = now[j]
             gain(w, b, batch, start + j, heads[4])
-            miss = size(u, t * V, V, unit, floor)
+            miss = size(u, t * V, V, unit, least)
             d = w[SIZE_B] * miss + tiny
             decayed = w[SIZE_A] * N + tiny
             given = decayed * w[MU] + (N + E) * tiny + tiny
             seen = w[SIZE_A] * E + given  # of S~
             inner = w[DV] + (N if pre else decayed) * w[PREDICT] + miss * unit + tiny
             if w[CAST_V] > 0.0:
-                inner += size(v, offset(v, batch, start + j, heads[4]), V, unit, floor) * w[CAST_V]
+                inner += size(v, offset(v, batch, start + j, heads[4]), V, unit, least) * w[CAST_V]
             kept[t, NORM] = N
             kept[t, ERROR] = E
             kept[t, MISS] = ((E if pre else seen) * w[E_NORM] + inner) * grow
@@ -214,7 +222,7 @@ def forth(place, heads, q, k, e, a, v, b, errors, N, E, u, squares, slots, kept,
 
 
 @inline
-def back(place, head, do, N, E, w, squares, slots, kept, wrong, window, K, rule, gammas, numbers):
+def back(place, head, do, N, E, w, columns, slots, kept, wrong, window, K, rule, gammas, numbers):
     """The way back: fill `wrong`, and return what bounds the initial state's cotangent."""
     batch, begin, end = place
     micro, pre, _ = rule
@@ -222,18 +230,18 @@ def back(place, head, do, N, E, w, squares, slots, kept, wrong, window, K, rule,
     unit, tau = np.float64(numbers[2]), np.float64(numbers[3])
     along, across, in_b = gammas
     V = w.shape[1]
-    tiny, floor, grow = tau * V, 1.01 * np.sqrt(tau * V), 1.0 + 32.0 * unit
+    tiny, least, grow = tau * V, tau * V / unit, 1.0 + 32.0 * unit
     for t in range(end - begin - 1, -1, -1):
         c = slots[t]
         h = 0.0
         if (t + 1) % micro == 0:
-            h = size(do, offset(do, batch, (begin + t) // micro, head), V, unit, floor) * scale
+            h = size(do, offset(do, batch, (begin + t) // micro, head), V, unit, least) * scale
         dh = h * (off + 3.0 * unit) + tiny
         N = (N + h * c[Q_NORM] + tiny) * grow
         if t % window == 0:
-            N = smaller(measured(squares, t // window, K, unit, tau), N)
+            N = smaller(measured(columns, t // window, K, unit, tau), N)
         E = E + h * c[DQ] + dh * c[Q_NORM] + 2.0 * unit * N + tiny
-        miss, owed = kept[t, SIZE_U], size(w, t * V, V, unit, floor)
+        miss, owed = kept[t, SIZE_U], size(w, t * V, V, unit, least)
         d, n = c[SIZE_B] * miss + tiny, c[SIZE_B] * owed + tiny
         size_b = c[SIZE_B] + c[WRONG_B]
         omega = N * c[TO_W] + tiny
@@ -266,13 +274,13 @@ def back(place, head, do, N, E, w, squares, slots, kept, wrong, window, K, rule,
 
 
 @njit
-def follow(place, heads, q, k, e, a, v, b, errors, do, ends, u, w, squares, wrong, scratch, rule, gammas, numbers):
+def follow(place, heads, q, k, e, a, v, b, errors, do, ends, u, w, columns, wrong, scratch, rule, gammas, numbers):
     """The bound of one head of one sequence, all its columns together.
 
     place    (batch, begin, end): micro-steps begin .. end
     heads    (q, k, e, a, v): which head of each array; arrays and errors as in kernels/delta.py
     ends     the Frobenius norm and error of the initial state, and of the final state's cotangent
-    given    u, w [M, V]; squares [2, windows, V]: of S before, of G at the first micro-step of every window
+    given    u, w [M, V]; columns [2, windows, V]: of S before, of G at the first micro-step of every window
     written  wrong [SUMS, M]; returned: how far any column of the initial state's cotangent may be off
     scratch  slots [M, ALL_SLOTS], kept [M + 1, KEPT], lines [4, padded K]
     rule     (micro, pre, erase), and micro-steps in a window; numbers: what `constants` of kernels/delta.py gives
@@ -281,7 +289,7 @@ def follow(place, heads, q, k, e, a, v, b, errors, do, ends, u, w, squares, wron
     slots, kept, lines = scratch
     rule, window = rule
     start, start_error, final, final_error = ends
-    forward = (start, start_error, u, squares[0], slots, kept, lines, window, rule, numbers)
+    forward = (start, start_error, u, columns[0], slots, kept, lines, window, rule, numbers)
     forth(place, heads, q, k, e, a, v, b, errors, *forward)
-    backward = (do, final, final_error, w, squares[1], slots, kept, wrong, window, k.shape[3], rule, gammas, numbers)
+    backward = (do, final, final_error, w, columns[1], slots, kept, wrong, window, k.shape[3], rule, gammas, numbers)
     return back(place, heads[4], *backward)
