@@ -1,10 +1,13 @@
 """GDN backward against its forward and against torch, in one run: `python tests/bench_grad.py`. Rounds are
 interleaved; ratios, not times.
 
-The forward is `refengine.solve` with its bound, the backward `refengine.grad`, which computes what it needs of the
-forward again. Memory is what tracemalloc sees of a call's peak, without its arguments and its answer. Where
-transformers is installed, also the backward of its chunk reference by torch's autograd (float32, that is its only
-one), the forward it needs not counted.
+The forward is `refengine.solve` with its bound, the backward `refengine.grad` with its own, which computes what it
+needs of the forward again; beside it, the backward without that sweep. Counted in multiplications and fused
+multiply-adds an element of the state, the forward is 4, its sweep in the backward 3 and the rest 13.
+
+Memory is what tracemalloc sees of a call's peak, without its arguments and its answer. Where transformers is
+installed, also its chunk reference by torch's autograd: the backward alone, and with the forward it needs, in float32
+(that is its only one, which is also set against our float64).
 """
 
 from __future__ import annotations
@@ -15,11 +18,13 @@ import sys
 import time
 import tracemalloc
 from collections import defaultdict
+from unittest.mock import patch
 
 import numpy as np
 from bench_delta import problem
 
 import refengine
+from refengine.kernels import delta_grad
 
 
 def seconds(call, *args, **named):
@@ -39,18 +44,34 @@ def peak(call, *args, **named):
 
 
 def autograd(x, do, threads):
-    """Seconds of torch's backward through transformers' chunk form, or None where that is not installed."""
+    """Seconds of torch's backward through transformers' chunk form, and with its forward; nothing where that is not
+    installed."""
     try:
         import torch
         from transformers.models.qwen3_next import modeling_qwen3_next as theirs
     except ImportError:
-        return None
+        return ()
     chunk = inspect.unwrap(theirs.torch_chunk_gated_delta_rule)  # not the GPU kernel it may stand for
     torch.set_num_threads(threads)
-    tensors = {n: torch.from_numpy(y).requires_grad_() for n, y in x.items()}
+    tensors = {n: torch.from_numpy(y.astype(np.float32)).requires_grad_() for n, y in x.items()}
     q, k, v, g, beta = (tensors[n] for n in ("q", "k", "v", "g", "beta"))
+    clock = time.process_time()
     o, _ = chunk(q, k, v, g=g, beta=beta)
-    return seconds(o.backward, torch.from_numpy(do))
+    forward = time.process_time() - clock
+    backward = seconds(o.backward, torch.from_numpy(do.astype(np.float32)))
+    return backward, forward + backward
+
+
+class Sweep:
+    """Seconds in the backward's own forward sweep, whatever the threads."""
+
+    def __init__(self):
+        self.kernel, self.seconds = delta_grad.forth, []
+
+    def __call__(self, *arguments):
+        clock = time.thread_time()
+        self.kernel(*arguments)
+        self.seconds.append(time.thread_time() - clock)
 
 
 def ratio(took, above, below):
@@ -69,14 +90,18 @@ def main(rounds=7, T=2048, K=128, V=128, heads=2):
             took = defaultdict(list)
             for round_ in range(-1, rounds):
                 forward = seconds(refengine.solve, *asked[0], **asked[1], threads=threads)
-                backward = seconds(refengine.grad, *asked[0], **asked[1], do=do, threads=threads)
-                other = autograd(x, do, threads) if dtype is np.float32 else None
+                with patch.object(delta_grad, "forth", Sweep()) as sweep:
+                    backward = seconds(refengine.grad, *asked[0], **asked[1], do=do, threads=threads)
+                other = autograd(x, do, threads)
                 if round_ >= 0:
                     took["forward"].append(forward)
                     took["backward"].append(backward)
-                    took["torch"] += [other] if other is not None else []
-            said = f"{np.dtype(dtype).name} threads={threads} backward / forward {ratio(took, 'backward', 'forward')}"
-            print(said + (f", torch / backward {ratio(took, 'torch', 'backward')}" if took["torch"] else ""))
+                    took["without its forward sweep"].append(backward - sum(sweep.seconds))
+                    for name, spent in zip(("torch", "torch with its forward"), other, strict=False):
+                        took[name].append(spent)
+            said = [f"{n} / forward {ratio(took, n, 'forward')}" for n in ("backward", "without its forward sweep")]
+            said += [f"{n} / backward {ratio(took, n, 'backward')}" for n in took if n.startswith("torch")]
+            print(f"{np.dtype(dtype).name} threads={threads} {', '.join(said)}")
             sys.stdout.flush()
         room = peak(refengine.grad, *asked[0], **asked[1], do=do, threads=1)
         share = room / (T * (K + V) * heads * np.dtype(dtype).itemsize)

@@ -3,6 +3,7 @@ gradient must stay within."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -13,6 +14,7 @@ import refengine
 from refengine import L2Norm
 from refengine.engine.delta_grad import adjoint
 from refengine.engine.prepare import prepare
+from refengine.kernels.delta_grad_bound import norm
 from refengine.numbers.bounded import Bounded
 from refengine.numbers.traced import Traced, pull_back
 from refengine.spec import ERASE_KEY, Delta
@@ -92,6 +94,21 @@ def test_the_bound_is_tight_enough_to_be_useful():
     g = refengine.grad("gated_delta_rule", do=do, **x)
     for key in g:
         assert g.bound[key].max() < 2.0**-24 * abs(g[key]).max() / 16
+
+
+@pytest.mark.parametrize(("dtype", "range_"), [(np.float64, 300), (np.float32, 36)])
+def test_a_norm_is_covered_at_the_ends_of_the_range(dtype, range_):
+    rng = np.random.default_rng(2)
+    u = float(np.finfo(dtype).eps) / 2
+    least = 200 * float(np.finfo(dtype).smallest_subnormal) / u
+    for n in (1, 7, 16, 21, 128):
+        for power in (-range_, -range_ // 2, 0, range_ // 2, range_):
+            x = (rng.standard_normal(n) * 10.0**power).astype(dtype)
+            exact = math.hypot(*x.tolist())
+            far = 2 * math.sqrt(n) if abs(power) > range_ // 4 else 1 + (2 * n + 40) * u
+            assert exact <= norm(x, u, least) <= far * exact
+        assert norm(np.zeros(n, dtype), u, least) == 0
+        assert np.isnan(norm(np.full(n, np.nan, dtype), u, least))
 
 
 @pytest.mark.parametrize("place", ["inside", "outside", "max"])
