@@ -37,12 +37,14 @@ def command() -> None:
 def list_cases(suite: str, ops: str | None, tiers: tuple[str, ...], as_json: bool) -> None:
     """The cases of a suite (core or full): nothing is computed."""
     found = cases.suite(suite, split(ops), tiers)
+    folder = goldens(suite)
+    shipped = {"folder": str(folder)} if folder.is_dir() else {}
     if as_json:
-        click.echo(json.dumps({"suite": suite, "cases": [case.id for case in found]}))
+        click.echo(json.dumps({"suite": suite, **shipped, "cases": [case.id for case in found]}))
         return
     for case in found:
         click.echo(case.id)
-    click.echo(f"{len(found)} cases", err=True)
+    click.echo(f"{len(found)} cases{''.join(f', shipped in {x}' for x in shipped.values())}", err=True)
 
 
 @command.command("make")

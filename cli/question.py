@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from refengine import Conv, Gate, L2Norm, ops
 from refengine.engine.checks import chosen, unused
-from refengine.errors import InputError, nearest
+from refengine.errors import ELSEWHERE, NOT_HERE, InputError, nearest
 from refengine.spec import Op, Option
 
 CONVS = ("conv_q", "conv_k", "conv_v")
@@ -20,6 +20,7 @@ CONV_PARTS = ("weight", "bias", "state")
 GATE_PARTS = ("a", "A_log", "dt_bias")
 SCALE_IS_DEFAULT = "K^-1/2"  # how a solution spells the scale that most ops have by default
 NOTES = ("format",)  # near to a setting, but the usual note of who wrote the file
+NO_CHANGE = {"head_first": "false", "output_final_state": "true"}  # what of another project's arguments holds here
 TYPO = 0.8  # how alike two words are that are taken for one, misspelled
 
 
@@ -102,7 +103,11 @@ def from_metadata(metadata: Mapping[str, str], op: Op) -> dict[str, Any]:
     what only another op has as an option."""
     known = [*SETTINGS, *op.options]
     for key in metadata:
-        if key not in known and key not in NOTES and (close := difflib.get_close_matches(key, known, n=1, cutoff=TYPO)):
+        if key in known or key in NOTES or (key in NOT_HERE and metadata[key].strip().lower() == NO_CHANGE[key]):
+            continue
+        if key in NOT_HERE or ELSEWHERE.get(key) in SETTINGS:
+            raise InputError(f"The metadata has {key!r}, which is no setting{nearest(key, SETTINGS)}.")
+        if close := difflib.get_close_matches(key, known, n=1, cutoff=TYPO):
             raise InputError(f"The metadata has {key!r}, which is no setting; did you mean {close[0]!r}?")
     return {key: parsed(key, text) for key, text in metadata.items() if key in known}
 
@@ -142,9 +147,9 @@ def state_names(op: Op) -> list[str]:
 def cotangents_of(op: Op, tensors: Mapping[str, NDArray[Any]], gradients: bool) -> dict[str, Any]:
     """The do and dht of a file, dht.NAME of several states."""
     several = {f"dht.{t.name}": t.name for t in op.states} if len(op.states) > 1 else {}
+    if not gradients:
+        return {}
     given = {name: tensors[name] for name in ("do", *(several or ("dht",))) if name in tensors}
-    if given and not gradients:
-        raise InputError(f"{next(iter(given))} is for gradients; give --grad with it.")
     if gradients and not given:
         raise InputError("--grad needs do [B, T, HV, V] or dht in the file; neither is there.")
     parts = {name: x for name, x in given.items() if name in several}
@@ -161,6 +166,17 @@ def check_tensors(op: Op, options: Mapping[str, Any], names: Iterable[str]) -> N
             raise InputError(f"{name} is a tensor here, but it is a setting: give it in the metadata, or by --set.")
         if name not in known:
             raise InputError(f"{op.name} takes no tensor {name!r}{unused(op, options, name) or nearest(name, known)}.")
+
+
+def doubts(asked: Question, tensors: Mapping[str, NDArray[Any]], gradients: bool) -> Iterator[str]:
+    """What is legal in a file, and may not be what was meant."""
+    owed = [name for name in tensors if name.split(".")[0] in ("do", "dht")]
+    if owed and not gradients:
+        yield f"Note: {owed[0]} is for gradients, which --grad asks for."
+    for name in [t.name for t in asked.op.role("query")[:1] if t.name in tensors]:
+        _, T, heads, *_ = (*tensors[name].shape, 0, 0, 0)
+        if 1 < T < heads:
+            yield f"Warning: {name} has {T} tokens and {heads} heads; the layout is [B, T, heads, channels]."
 
 
 def conv_of(name: str, tensors: Mapping[str, NDArray[Any]], settings: Mapping[str, Any]) -> Conv | None:

@@ -19,6 +19,7 @@ from . import answer, question, windows
 from .bar import Bar
 
 SAMPLE = "minilm_layer3"
+RUNAWAY = "the state grows, as a delta rule's does where beta |k|^2 is over 2 (--l2norm?) or a log gate over 0"
 FLAGS = {"tie_values", "use_qk_l2norm", "allow_neg_eigval", "allow_nonfinite"}
 
 
@@ -96,6 +97,8 @@ def command(
                 raise InputError(f"{name} is set twice, by --set and by its own option.")
             said[name] = value if name in FLAGS else question.parsed(name, value)
     asked = question.ask(tensors, metadata, said, grad)
+    for line in question.doubts(asked, tensors, grad):
+        click.echo(line, err=True)
     streamed = None
     if not grad:
         streamed = windows.solve(
@@ -167,6 +170,9 @@ def report(
             found["gradient_info"] = gradient.info
         click.echo(json.dumps(found, allow_nan=False, default=str))
         return
+    for name, q in outputs.items():
+        if (q.get("bound_relative") or 0) > 1:
+            click.echo(f"Warning: nothing is known of {name}: its bound is larger than all of it; {RUNAWAY}.", err=True)
     click.echo(str(goal))
     width = max(map(len, (*outputs, *gradients)))
     for name, q in outputs.items():

@@ -68,6 +68,7 @@ __all__ = [
     "grad",
     "ops",
     "solve",
+    "testing",
     "verify",
 ]
 
@@ -75,7 +76,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name in _HOME:
         value = getattr(_import_module(_HOME[name], __name__), name)
-    elif name in ("ops", "verify", "diagnose"):
+    elif name in ("ops", "verify", "diagnose", "testing"):
         value = _import_module(f".{name}", __name__)
     else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
@@ -84,4 +85,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+    return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})

@@ -59,7 +59,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
             c for name in names for c in (golden_cases(suite, name, grade) if suite else cases(name, grade, shape))
         ]
     except RefengineError as error:
-        raise pytest.UsageError(str(error)) from error
+        pytest.fail(str(error), pytrace=False)
     ids = [case.name if suite else f"{case.op}-{case.name}" for case in found]
     metafunc.parametrize("refengine_case", found, ids=ids, indirect=True)
 

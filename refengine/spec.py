@@ -150,6 +150,7 @@ class Op:
         initial_state: Any = None,
         output_final_state: bool = True,
         cu_seqlens: Any = None,
+        use_qk_l2norm_in_kernel: bool = False,
         **options: Any,
     ) -> tuple[Any, Any]:
         """FLA-shaped: (o, final_state or None), the tensors in the order of `inputs`."""
@@ -162,6 +163,7 @@ class Op:
         twice = sorted(set(named) & set(options))
         if twice:
             raise InputError(f"{self.name}: {twice[0]!r} is given by position and by name.")
+        options.setdefault("use_qk_l2norm", use_qk_l2norm_in_kernel)
         solution = refengine.solve(
             self.name, **named, **options, scale=scale, initial_state=initial_state, cu_seqlens=cu_seqlens
         )

@@ -72,7 +72,7 @@ def commands():
 
 def test_the_readme_starts_with_its_two_commands():
     assert commands()[:2] == [
-        "python -m pip install . && refengine solve --sample",
+        "python -m pip install -e . && refengine solve --sample",
         'python -m pip install -e ".[test]" && python -m pytest -n auto',
     ]
 

@@ -285,6 +285,8 @@ def warn(op: Op, tensors: Mapping[str, NDArray[Any]]) -> None:
         g = tensors.get(tensor.name)
         if g is not None and g.size and np.nanmax(g) > 0:
             said = f"{tensor.name} is positive, {{number}}: legal, but the state grows there."
+            if g.min() > 0 and g.max() <= 1:
+                said += " Every one is within 0 and 1: a decay itself? It is given by its logarithm."
             say(said, g, np.nanargmax(g), GrowingGateWarning)
     for tensor in op.role("step"):
         beta = tensors.get(tensor.name)
@@ -325,6 +327,8 @@ def sized_gate(gate: Gate, sizes: Sizes) -> Gate:
 def norm_of(use_qk_l2norm: bool | L2Norm) -> L2Norm | None:
     if isinstance(use_qk_l2norm, L2Norm):
         return use_qk_l2norm
+    if not isinstance(use_qk_l2norm, (bool, np.bool_, type(None))):
+        raise InputError(f"use_qk_l2norm is {use_qk_l2norm!r}; it is True, False or a refengine.L2Norm.")
     return L2Norm() if use_qk_l2norm else None
 
 

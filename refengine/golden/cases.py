@@ -245,7 +245,8 @@ def applied(op: Op, regimes: tuple[Regime, ...], parts: str = "") -> Iterator[Ca
 def suite(name: str, only_ops: tuple[str, ...] = (), tiers: tuple[str, ...] = ()) -> list[Case]:
     """The cases of a suite, all or some."""
     if name not in SUITES:
-        raise InputError(f"There is no suite {name!r}{nearest(name, SUITES)}.")
+        hint = f"; for the cases of an op give --ops {name}" if name in ops.names() else nearest(name, SUITES)
+        raise InputError(f"There is no suite {name!r}{hint}.")
     for tier in tiers:
         if tier not in TIERS:
             raise InputError(f"There is no tier {tier!r}{nearest(tier, TIERS)}.")

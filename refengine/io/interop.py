@@ -38,7 +38,7 @@ def exact_widen(x: Any, name: str) -> NDArray[Any]:
     if dtype in (np.float32, np.float16) or (_is_ml(dtype) and "float" in dtype.name):
         with np.errstate(invalid="ignore"):  # a signalling NaN may pass
             return array.astype(np.float32, copy=False)
-    raise InputError(f"{name} is {dtype}; it must be a floating dtype (bfloat16, float16, float8, float32, float64)")
+    raise InputError(f"{name} is {dtype}; it must be a floating dtype (bfloat16, float16, float8, float32, float64).")
 
 
 def _convert(x: Any) -> NDArray[Any]:

@@ -330,7 +330,12 @@ def test_only_what_the_op_takes_is_said_to_be_known(bench):
 
 @pytest.mark.parametrize("name", ["do", "dht"])
 def test_a_cotangent_without_grad(bench, name):
-    bench.refused_file(bench.file(**{name: np.zeros(3)}), says=[f"{name} is for gradients; give --grad with it."])
+    """A golden's question may hold it, and is solved."""
+    plain, _ = bench.solve(bench.file())
+    owing, _ = bench.solve(bench.file(**{name: np.zeros(3)}))
+    assert owing["o"].tobytes() == plain["o"].tobytes()
+    said = bench.run("solve", bench.file(**{name: np.zeros(3)}), "-o", bench.out).stderr
+    assert f"Note: {name} is for gradients, which --grad asks for." in said
 
 
 def test_grad_without_a_cotangent(bench):
@@ -432,6 +437,9 @@ def test_an_eps_without_a_norm(bench):
         ("tie_values", "maybe", ["tie_values is 'maybe'", "true or false"]),
         ("scale", "K^-1", ["scale is 'K^-1'"]),
         ("states_at", "1,,x", ["states_at is '1,,x'"]),
+        ("use_qk_l2norm_in_kernel", "true", ["'use_qk_l2norm_in_kernel'", "did you mean 'use_qk_l2norm'?"]),
+        ("head_first", "true", ["'head_first'", "the layout is [B, T, heads, channels]"]),
+        ("output_final_state", "False", ["'output_final_state'", "the final state is always given"]),
     ],
 )
 def test_wrong_metadata(bench, key, value, says):
@@ -440,6 +448,24 @@ def test_wrong_metadata(bench, key, value, says):
 
 def test_metadata_of_ones_own_is_welcome(bench):
     bench.solve(bench.file(metadata={"format": "pt", "license": "MIT", "origin": "layer 3", "author": "me"}))
+    bench.solve(bench.file(metadata={"head_first": "False", "output_final_state": "true"}))
+
+
+def test_heads_before_tokens(bench):
+    """As many heads as tokens were meant: legal, and said."""
+    swapped = {name: np.swapaxes(x, 1, 2) for name, x in bench.tensors.items()}
+    said = bench.run("solve", bench.file(**swapped), "-o", bench.out).stderr
+    assert said == "Warning: q has 2 tokens and 7 heads; the layout is [B, T, heads, channels].\n"
+
+
+def test_an_answer_of_which_nothing_is_known(bench):
+    """Long keys under a delta rule: the state grows until its rounding is larger than all that is read."""
+    bench.metadata = {"op": "delta_rule"}
+    q, k, v = np.random.default_rng(0).standard_normal((3, 1, 60, 1, 8))
+    source = bench.file(g=None, q=q, k=4 * k, v=v, beta=np.full((1, 60, 1), 0.5))
+    result = bench.run("solve", source, "-o", bench.out)
+    assert "Warning: nothing is known of o" in result.stderr and "--l2norm" in result.stderr
+    assert bench.run("solve", source, "-o", bench.out, "--l2norm").stderr == ""
 
 
 @pytest.mark.parametrize("dtype", [np.int64, np.uint8, np.bool_])
@@ -482,8 +508,9 @@ def test_a_growing_gate_is_legal_and_said(bench):
     result = bench.run("solve", bench.file(g=g), "-o", bench.out)
     assert result.exit_code == 0, result.output
     assert result.stderr.startswith("Warning: g is positive, 0.5 at [0, 2, 1]")
-    assert result.stderr.count("\n") == 1
+    assert result.stderr.count("\n") == 1 and "logarithm" not in result.stderr
     assert bench.out.exists()
+    assert "given by its logarithm" in bench.run("solve", bench.file(g=np.exp(-abs(g))), "-o", bench.out).stderr
 
 
 @pytest.mark.parametrize(

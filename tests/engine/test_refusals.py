@@ -136,3 +136,43 @@ def test_what_is_not_finite_has_no_bound_and_stays_where_it_is():
     assert np.array_equal(np.isinf(s.bound["o"]), poisoned)
     assert np.array_equal(np.isnan(s.o).any(-1), poisoned)
     assert s.o[~poisoned].tobytes() == clean.o[~poisoned].tobytes()
+
+
+@pytest.mark.parametrize("value", ["false", "yes", 1])
+def test_a_norm_is_yes_no_or_a_norm(value):
+    with pytest.raises(refengine.InputError, match=r"use_qk_l2norm is .*; it is True, False or"):
+        refengine.solve(GDN, **case(GDN, T=5), use_qk_l2norm=value)
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("gdn", "did you mean 'gated_delta_rule'"),
+        ("mamba2", "did you mean 'simple_gla'"),
+        ("chunk_gated_delta_rule", "did you mean 'gated_delta_rule'"),
+        ("fused_recurrent_kda", "did you mean 'kda'"),
+    ],
+)
+def test_the_names_of_other_projects(name, says):
+    with pytest.raises(refengine.InputError, match=says):
+        refengine.solve(name, **case(GDN, T=5))
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("use_qk_l2norm_in_kernel", "did you mean 'use_qk_l2norm'"),
+        ("gk", "did you mean 'g'"),
+        ("head_first", r"the layout is \[B, T, heads, channels\]"),
+        ("output_final_state", "the final state is always given"),
+    ],
+)
+def test_the_arguments_of_other_projects(name, says):
+    with pytest.raises(refengine.InputError, match=f"{name}.*{says}"):
+        refengine.solve(GDN, **case(GDN, T=5), **{name: True})
+
+
+def test_an_op_takes_the_norm_by_the_name_of_flash_linear_attention():
+    x = case(GDN, T=5)
+    o, _ = getattr(refengine.ops, GDN)(**x, use_qk_l2norm_in_kernel=True)
+    assert np.array_equal(o, refengine.solve(GDN, **x, use_qk_l2norm=True).o)
