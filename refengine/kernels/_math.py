@@ -3,7 +3,8 @@ releases and CPUs).
 
 Each is computed in double-double (an unevaluated sum high + low, |low| <= ulp(high) / 2) to a relative 2^-65 or
 better and rounded once, so it is within 0.51 ulp of the exact value and nearly always correctly rounded; the bounds
-elsewhere assume one whole ulp, 2 u. Results below 2^-1022 are rounded twice and are within 2^-1073.
+elsewhere assume one whole ulp, 2 u. Results below 2^-1022 are rounded twice and are within 2^-1073. `quick_sigmoid`, on
+which no proved bound rests, is within 0.7 ulp.
 
     exp       x = n ln2 + r, |r| <= ln2 / 2; e^r = sum r^i / i!, i <= 5 in double-double, 6..17 in double (2^-18)
     log       x = m 2^n, f = (m - 1) / (m + 1); log m = 2 f (1 + f^2 / 3 + ...), the first two in double-double
