@@ -89,9 +89,13 @@ def trial(
         dtype = np.float32 if scalar else ml_dtypes.bfloat16
         given[tensor.name] = rule(draw, regime, tensor, shape).astype(dtype)
     if "a" in given and "b" in given:  # what is removed along a is written back against it, a part of it each time
-        rate = 1.0 if regime in EXACT else draw.uniform(given["a"].shape)
-        given["b"] = (-given["a"].astype(np.float64) * rate).astype(ml_dtypes.bfloat16)
-    if "p" in given and regime == "e3":
+        shape = given["a"].shape
+        b = -given["a"].astype(np.float64) * (1.0 if regime in EXACT else draw.uniform(shape))
+        if regime in EXACT:  # or all of it elsewhere, now and then: one row's content moves, and never grows
+            elsewhere = one_hot(draw.whole(shape[:-1], 0, shape[-1] - 1), shape[-1])
+            b += elsewhere * (draw.whole((*shape[:-1], 1), 0, 3) == 0)
+        given["b"] = b.astype(ml_dtypes.bfloat16)
+    if "p" in given and regime in ("e2", "e3"):  # halved wherever it is read, a state would run out of bits
         given["p"] = given["k"]
     elif "p" in given and regime not in EXACT:  # a key of its own would feed the memory back into itself without bound
         given["p"] = (given["k"].astype(np.float64) * draw.uniform(given["k"].shape, 0.5, 1.0)).astype(

@@ -12,11 +12,12 @@ from spanning import problem
 from refengine import InputError, L2Norm, ops
 from refengine.cli import group
 from refengine.engine.run import execute
-from refengine.verify.emulate import Core, Run
+from refengine.verify.emulate import Core, Run, emulate
 from refengine.verify.mistakes import CATALOGUE, find, mutated, of
 from refengine.verify.mutate import tier_e
 from refengine.verify.policy import policy
 from refengine.verify.trials import trial
+from refengine.verify.verdict import Judge
 
 README = Path(__file__).parents[2] / "README.md"
 OP = "gated_delta_rule"
@@ -94,6 +95,16 @@ def test_equality_on_halved_inputs_sees_what_decays_of_0_and_1_hide():
     found = tier_e(OP, (5, 6))
     assert found.unequal == 0 and found.missed == []
     assert found.mistakes > 50
+
+
+def test_a_row_that_moves_shows_which_factor_is_which():
+    """a and b of a removal swapped: the same where b = -a, so that exact inputs have others now and then."""
+    judge = Judge(problem("rwkv7", trial("rwkv7", "e1", 7, T=100, K=16, V=16)), "bf16")
+    for run in (Run(), Run("chunk", 16), Run("chunk", 64, splits=(1, 50))):
+        o, final = emulate(judge.core, policy("bf16-state16"), run)
+        assert judge.same("o", o) and judge.same("final_state", final)
+    wrong = mutated(find(ops.get("rwkv7"), "factors_swapped"), judge.core)
+    assert not judge.same("o", wrong["o"])
 
 
 def test_an_unknown_mistake_is_refused():
