@@ -176,7 +176,8 @@ def placed(judge: Judge, exact: Mapping[str, NDArray[Any]], where: Where) -> boo
     and so is the first row, where no earlier one is by far more."""
     with np.errstate(all="ignore"):
         found = {s.view: s for s in judge.measured({name: np.asarray(x, np.float64) for name, x in exact.items()})}
-    worst = {name: found[name].values["rho"] / found[name].limits["rho"][1] for name in exact}
+    away = {name: found[name].values["rho"] / found[name].limits["rho"][1] for name in exact}
+    worst = {name: np.inf if np.isnan(far) else far for name, far in away.items()}
     if any((name in where.outputs) != (far > 1) for name, far in worst.items() if not 0.25 < far < 4):
         return False
     if where.first is None or not where.outputs:

@@ -198,6 +198,8 @@ def test_a_wrong_place_is_none(case):
     got, exact = two(case, ("gate_missing", "beta_half"))
     where = case.diagnosis(got, None).where
     assert placed(case.judge, exact, where)
+    lost = {"o": exact["o"], "final_state": np.full_like(exact["final_state"], np.nan)}
+    assert placed(case.judge, lost, where)  # what is no number is far off
     late = replace(where, first={**where.first, "sequence": 1, "t": 30})
     assert not placed(case.judge, exact, late)
     assert not placed(case.judge, exact, replace(where, outputs=("o",)))

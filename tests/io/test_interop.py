@@ -71,7 +71,7 @@ def test_only_floats_widen(dtype):
     x = np.ones(2, dtype)
     with pytest.raises(InputError) as caught:
         exact_widen(x, "q")
-    words = "it must be a floating dtype (bfloat16, float16, float8, float32, float64)"
+    words = "it must be a floating dtype (bfloat16, float16, float8, float32, float64)."
     assert str(caught.value) == f"q is {x.dtype}; {words}"
     assert to_numpy(x, "q") is x
 
