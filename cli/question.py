@@ -103,7 +103,7 @@ def from_metadata(metadata: Mapping[str, str], op: Op) -> dict[str, Any]:
     what only another op has as an option."""
     known = [*SETTINGS, *op.options]
     for key in metadata:
-        if key in known or key in NOTES or (key in NOT_HERE and metadata[key].strip().lower() == NO_CHANGE[key]):
+        if key in known or key in NOTES or metadata[key].strip().lower() == NO_CHANGE.get(key):
             continue
         if key in NOT_HERE or ELSEWHERE.get(key) in SETTINGS:
             raise InputError(f"The metadata has {key!r}, which is no setting{nearest(key, SETTINGS)}.")
@@ -146,11 +146,11 @@ def state_names(op: Op) -> list[str]:
 
 def cotangents_of(op: Op, tensors: Mapping[str, NDArray[Any]], gradients: bool) -> dict[str, Any]:
     """The do and dht of a file, dht.NAME of several states."""
-    several = {f"dht.{t.name}": t.name for t in op.states} if len(op.states) > 1 else {}
     if not gradients:
         return {}
+    several = {f"dht.{t.name}": t.name for t in op.states} if len(op.states) > 1 else {}
     given = {name: tensors[name] for name in ("do", *(several or ("dht",))) if name in tensors}
-    if gradients and not given:
+    if not given:
         raise InputError("--grad needs do [B, T, HV, V] or dht in the file; neither is there.")
     parts = {name: x for name, x in given.items() if name in several}
     return {name: x for name, x in given.items() if name not in parts} | (

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from .errors import InputError, RefengineError
+
 if TYPE_CHECKING:
     from .verify.suite import Case
 
@@ -32,10 +34,10 @@ def _shape(text: str) -> dict[str, int]:
     try:
         sizes = {name.strip(): int(n) for name, n in (word.split("=") for word in text.split(",") if word.strip())}
     except ValueError:
-        raise pytest.UsageError(f"--refengine-shape is {text!r}; it is sizes such as K=64,V=64.") from None
+        raise InputError(f"--refengine-shape is {text!r}; it is sizes such as K=64,V=64.") from None
     unknown = sorted(set(sizes) - {"B", "T", "H", "HV", "K", "V"})
     if unknown:
-        raise pytest.UsageError(f"--refengine-shape has {unknown[0]}; the sizes are B, T, H, HV, K and V.")
+        raise InputError(f"--refengine-shape has {unknown[0]}; the sizes are B, T, H, HV, K and V.")
     return sizes
 
 
@@ -43,13 +45,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """One test for each case."""
     if "refengine_case" not in metafunc.fixturenames:
         return
-    from .errors import RefengineError
     from .testing import cases, golden_cases
     from .verify.policy import policy
 
     config = metafunc.config
-    shape = _shape(config.getoption("--refengine-shape"))
     try:
+        shape = _shape(config.getoption("--refengine-shape"))
         grade = policy(config.getoption("--refengine-grade")).name
         from . import ops
 

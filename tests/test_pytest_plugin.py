@@ -60,6 +60,7 @@ def test_a_wrong_option_is_one_sentence(tmp_path):
     ):
         run = pytest_of(tmp_path, "", *option)
         assert run.returncode != 0 and says in run.stdout + run.stderr
+        assert run.stdout.count("\n") + run.stderr.count("\n") < 12, run.stdout + run.stderr
 
 
 def test_it_costs_nothing_until_a_case_is_asked_for():

@@ -22,7 +22,7 @@ from .problem import Problem
 from .solution import Answer
 
 SPAN = 2048  # tokens between two looks at the stop flag
-COMPILED: set[tuple[Any, ...]] = set()  # the types that the kernel was asked for in this process
+COMPILED: set[tuple[Any, ...]] = set()  # jobs and types whose kernel was asked for in this process
 Array = NDArray[Any]
 
 
@@ -189,7 +189,7 @@ class Job:
     def compile(self) -> None:
         """Have the kernel compiled here, where Ctrl-C is heard, by asking it for no tokens."""
         given = (*self.operands.arrays, *self.operands.errors)
-        types = (self.dtype, *((x.dtype, x.flags.writeable) for x in given))
+        types = (type(self), self.dtype, *((x.dtype, x.flags.writeable) for x in given))
         if types not in COMPILED:
             nothing = (0, 0, 0, 0, 0)
             self.advance(nothing, nothing, self.enter(0, None), np.zeros(0, self.dtype))

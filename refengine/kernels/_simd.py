@@ -330,12 +330,9 @@ def power_of_two(typing: Any, shifted: Any) -> Any:
 
     def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         kind = args[0].type
-        lanes = [ir.IntType(64)(x) for x in (52, 1023 << 52)]
-        if isinstance(shifted, Vec):
-            lanes = [ir.Constant(ir.VectorType(x.type, shifted.lanes), [x] * shifted.lanes) for x in lanes]
-        width, one = lanes
-        bits = builder.shl(builder.bitcast(args[0], one.type), width)
-        return builder.bitcast(builder.add(bits, one), kind)
+        word = _bits(kind)
+        bits = builder.shl(builder.bitcast(args[0], word), _every(word, 52))
+        return builder.bitcast(builder.add(bits, _every(word, 1023 << 52)), kind)
 
     return shifted(shifted), code
 
@@ -345,10 +342,7 @@ def choose(typing: Any, x: Any, this: Any, that: Any) -> Any:
     """`this` where x >= 0, `that` where it is below or NaN; a number stands for a vector of it."""
 
     def code(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        given, *ways = (
-            a if k == x or not isinstance(x, Vec) else _spread(builder, x, a)
-            for k, a in zip(sig.args, args, strict=True)
-        )
+        given, *ways = _beside(context, builder, sig, args)
         return builder.select(builder.fcmp_ordered(">=", given, given.type(None)), *ways)
 
     return x(x, *(k if isinstance(k, Vec) else x.dtype if isinstance(x, Vec) else x for k in (this, that))), code

@@ -175,6 +175,24 @@ def test_threads_do_not_touch_the_bits(name, shape, monkeypatch):
     same(tuple(s.bound.values()), tuple(t.bound.values()))
 
 
+def test_a_kernel_is_compiled_where_ctrl_c_is_heard(monkeypatch):
+    """By the caller's thread, before any task: once for each job's own kernel and types."""
+    asked = []
+
+    def noted(self):
+        before = len(running.COMPILED)
+        compile_(self)
+        asked.append((self.plan.threads, len(running.COMPILED) - before))
+
+    compile_ = running.Job.compile
+    monkeypatch.setattr(running, "COMPILED", set())
+    monkeypatch.setattr(running.Job, "compile", noted)
+    x = case("delta_rule", T=5, H=2)
+    for precision in ("float64", "certified", "float64", "float32", "certified"):
+        refengine.solve("delta_rule", **x, precision=precision, threads=2)
+    assert asked == [(2, 1), (2, 1), (2, 0), (2, 1), (2, 0)]
+
+
 @pytest.mark.parametrize("name", ops.NAMES)
 def test_layout_and_dtype_of_the_input_do_not_matter(name):
     """Transposed memory, and bfloat16 against the same numbers widened by hand."""

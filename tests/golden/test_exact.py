@@ -77,7 +77,7 @@ def test_gradients_have_the_same_bits_in_float32(case):
 def test_every_structural_mistake_has_other_bits(name):
     """Alterations of the chunk algebra and of the call, each caught by one of the op's cases without any tolerance."""
     cases = [case for case in CASES if case.op.name == name]
-    if not cases or name in ("retention", "ttt"):  # two tokens from zero, or thirteen, are too few for this
+    if all(case.size["T"] < 16 for case in cases):
         pytest.skip("no case long enough to be cut into chunks")
     caught: dict[str, bool] = {}
     for case in cases:
