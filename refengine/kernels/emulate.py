@@ -52,9 +52,11 @@ SLIPS = {
     "one_newton_step": 1024,  # T = I - A, one step from I
     "factored_decay": 2048,  # D as the product of exp(G_i) and exp(-G_m)
     "unmasked_decay": 4096,  # D above the diagonal too, times 0
+    "turned_in_read": 8192,  # S' for S where q reads it, if it is square
+    "turned_in_correction": 16384,  # and where W meets it
 }
 LOST, TAIL, NO_DIAGONAL, BARE_MASK, BARE_W, GATED_U, EXCLUSIVE, UNCORRECTED, LAST_DIAGONAL = list(SLIPS.values())[:9]
-TRUNCATED, NEWTON, FACTORED, UNMASKED = list(SLIPS.values())[9:]
+TRUNCATED, NEWTON, FACTORED, UNMASKED, TURNED_READ, TURNED_CORRECTION = list(SLIPS.values())[9:]
 
 
 @part
@@ -127,6 +129,14 @@ def transpose(x, n, D, ld, to, rows, ldt, zero):
     for i in range(n):
         for j in range(D):
             to[j * ldt + i] = x[i * ld + j]
+
+
+@part
+def turned(x, n, m, ld):
+    """x [n, m] transposed where it lies, if it is square."""
+    for i in range(n if n == m else 0):
+        for j in range(i):
+            x[i * ld + j], x[j * ld + i] = x[j * ld + i], x[i * ld + j]
 
 
 @part
@@ -338,6 +348,8 @@ def chunked(place, cuts, heads, order, q, k, e, v, b, g, S, room, o, forms, on, 
         else:
             for i in range(Kr * Vp):
                 R[i] = S[i]
+        if slips & TURNED_CORRECTION:
+            turned(R, K, V, Vp)
         if erases:
             cursor = written(
                 E, X, Y, A, T, W, U, N, R, G, GE, B, F, n, nr, K, Kp, Vp, Cp, wide, decays, slips, on[0], forms[0],
@@ -347,6 +359,8 @@ def chunked(place, cuts, heads, order, q, k, e, v, b, g, S, room, o, forms, on, 
             for i in range(nr * Vp):
                 N[i] = X[i]
         # what is read
+        if bool(slips & TURNED_CORRECTION) != bool(slips & TURNED_READ):
+            turned(R, K, V, Vp)
         if wide and decays:
             exponential(G, W, n * Kp)
             for i in range(n):

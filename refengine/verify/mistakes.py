@@ -53,6 +53,13 @@ def state_transposed_in(core: Core) -> Core | None:
     return replace(core, start=np.ascontiguousarray(np.swapaxes(core.start, -1, -2)))
 
 
+def state_reshaped_in(core: Core) -> Core | None:
+    """[V, K] in memory, taken for [K, V]."""
+    if core.start is None or core.start.shape[2] == core.start.shape[3]:
+        return None
+    return replace(core, start=reshaped(core.start, core))
+
+
 def no_start(core: Core) -> Core | None:
     return None if core.start is None else replace(core, start=None)
 
@@ -236,6 +243,13 @@ def transposed(x: Array, _: Core) -> Array | None:
     return np.ascontiguousarray(np.swapaxes(x, -1, -2)) if x.shape[-1] == x.shape[-2] else None
 
 
+def reshaped(x: Array, _: Core) -> Array | None:
+    """The other way round in memory, and not told."""
+    if x.shape[-1] == x.shape[-2]:
+        return None
+    return np.ascontiguousarray(np.swapaxes(x, -1, -2)).reshape(x.shape)
+
+
 def put(at: Callable[[Array, Core], Any], value: Callable[[Array], Any]) -> Callable[[Array, Core], Array]:
     """Some entries replaced by a function of themselves."""
 
@@ -324,6 +338,7 @@ CORE: dict[str, tuple[str, Callable[..., Any]]] = {
     "scale_twice": ("the scale applied twice [1]", partial(scaled, factor=lambda c: c.scale)),
     "scale_off_1_percent": ("the scale 1 % too large [1]", partial(scaled, factor=lambda c: 1.01)),
     "initial_state_transposed": ("the initial state read as [V, K] [2]", state_transposed_in),
+    "initial_state_reshaped": ("the initial state's memory read as if [V, K] were [K, V] [2]", state_reshaped_in),
     "prediction_before_decay": ("the error taken at the state before its decay [3]", before_decay),
     "read_before_write": ("o read from the state before the token's write [3]", read_late),
     "delta_missing": ("nothing is erased: plain linear attention [4]", partial(erased, change=lambda e: None)),
@@ -374,13 +389,20 @@ CHUNK = {
     "u_doubly_gated": "U with the decay that only W has [10]",
     "truncated_inverse": "the inverse by the first three terms of its series [15]",
     "one_newton_step": "the inverse by one Newton step from the identity [15]",
+    "turned_in_read": "the state read as [V, K] where q meets it [2]",
+    "turned_in_correction": "the state read as [V, K] where it is corrected [2]",
 }
+TURNED = ("turned_in_read", "turned_in_correction")
 OVERFLOWS = {
     "factored_decay": "e^(G_i - G_m) as e^G_i e^-G_m [13]",
     "unmasked_decay": "e^(G_i - G_m) above the diagonal too, and then masked by a product with 0 [13]",
 }
 ANSWER: dict[str, tuple[str, Callable[..., Any]]] = {
     "final_state_transposed": ("the final state written as [V, K] [2]", on("final_state", transposed)),
+    "final_state_reshaped": (
+        "the final state's memory written as [V, K] and called [K, V] [2]",
+        on("final_state", reshaped),
+    ),
     "state_behind": ("the final state from before the last token [12]", one_token_behind),
     "tail_unwritten": ("o zero in the partial last chunk of 64 [10]", tail_unwritten),
     "tail_ignored": ("the partial last chunk of 64 left out, of the state too [10]", tail_ignored),
@@ -404,6 +426,7 @@ CATALOGUE = (
     *(Mutant(name, doc, "core", alter) for name, (doc, alter) in FRONT.items()),
     *(Mutant(name, doc, "core", partial(apart, alter)) for name, (doc, alter) in CORE.items()),
     *(Mutant(f"chunk_{name}", doc, "chunk", slips=(name,)) for name, doc in CHUNK.items()),
+    Mutant("chunk_turned", "the state read as [V, K] everywhere in a chunk [2]", "chunk", slips=TURNED),
     *(Mutant(f"chunk_{name}", doc, "chunk", slips=(name,), precision=True) for name, doc in OVERFLOWS.items()),
     *(Mutant(name, doc, "answer", alter) for name, (doc, alter) in ANSWER.items()),
     *(Mutant(name, doc, "rounding", rounds=rounds, precision=True) for name, (doc, rounds) in ROUNDING.items()),
@@ -447,7 +470,7 @@ def mutated(mutant: Mutant, core: Core, policy: Policy = EXACT, run: Run | None 
             return None
         core = altered
     elif mutant.acts == "chunk":
-        if run.algorithm != "chunk" or not meets(core, mutant.slips[0]):
+        if run.algorithm != "chunk" or not all(meets(core, slip) for slip in mutant.slips):
             return None
         run = replace(run, slips=mutant.slips)
     elif mutant.acts == "rounding":
@@ -466,7 +489,9 @@ def mutated(mutant: Mutant, core: Core, policy: Policy = EXACT, run: Run | None 
 
 def meets(core: Core, slip: str) -> bool:
     """Whether the problem has what that switch of the chunk algebra acts on."""
-    if slip in ("w_ungated", "u_doubly_gated", *INVERSES) and core.e is None:
+    if slip in ("w_ungated", "u_doubly_gated", "turned_in_correction", *INVERSES) and core.e is None:
+        return False
+    if slip in TURNED and core.k.shape[3] != core.v.shape[3]:
         return False
     if slip in ("mask_without_decay", "u_doubly_gated", *OVERFLOWS) and (core.g is None or core.g.shape[3] > 1):
         return False

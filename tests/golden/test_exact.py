@@ -37,6 +37,8 @@ BLIND = {
     "one_newton_step": lambda x: x.e is None,
     "factored_decay": lambda x: keeps_all(x) or x.g.shape[3] > 1,
     "unmasked_decay": lambda x: keeps_all(x) or x.g.shape[3] > 1,
+    "turned_in_read": lambda x: x.k.shape[3] != x.v.shape[3],
+    "turned_in_correction": lambda x: x.e is None or x.k.shape[3] != x.v.shape[3],
 }
 
 

@@ -39,6 +39,7 @@ def cases():
     size = dict(T=150, K=16, V=16)
     asked = [(OP, trial(OP, "mamba", B=2, **size)), (OP, trial(OP, "front", **size)), (OP, packed(OP))]
     asked += [(name, trial(name, "mamba", **size)) for name in ("kda", "rwkv7", "gated_delta_product")]
+    asked += [(OP, trial(OP, "mamba", T=150, K=16, V=12))]
     outside = {**trial(OP, "front", **size), "use_qk_l2norm": L2Norm(1e-2, "outside")}
     asked += [(OP, outside), ("comba", trial("comba", "front", **size)), (OP, trial(OP, "strong", **size))]
     problems = [problem(name, given) for name, given in asked]
