@@ -132,11 +132,21 @@ def transpose(x, n, D, ld, to, rows, ldt, zero):
 
 
 @part
-def turned(x, n, m, ld):
-    """x [n, m] transposed where it lies, if it is square."""
-    for i in range(n if n == m else 0):
-        for j in range(i):
-            x[i * ld + j], x[j * ld + i] = x[j * ld + i], x[i * ld + j]
+def seen(S, R, order, K, Kr, V, Vp, turned, on, form, noise, noisy, cursor):
+    """R, the state as it is read: rounded; transposed where that is asked and it is square, whatever order its rows
+    are in."""
+    if turned and K == V:
+        for i in range(K):
+            for j in range(K):
+                R[i * Vp + order[j]] = S[j * Vp + order[i]]
+        if on:
+            cursor = settle(R, 0, R, 0, Kr * Vp, form, noise, noisy, cursor)
+    elif on:
+        cursor = settle(S, 0, R, 0, Kr * Vp, form, noise, noisy, cursor)
+    else:
+        for i in range(Kr * Vp):
+            R[i] = S[i]
+    return cursor
 
 
 @part
@@ -342,14 +352,10 @@ def chunked(place, cuts, heads, order, q, k, e, v, b, g, S, room, o, forms, on, 
         for i in range(n):
             for j in range(V):
                 X[i * Vp + j] *= B[i]
+        turned = bool(slips & TURNED_CORRECTION)
+        cursor = seen(S, R, order, K, Kr, V, Vp, turned, on[0], forms[0], noise, noisy, cursor)
         if on[0]:
-            cursor = settle(S, 0, R, 0, Kr * Vp, forms[0], noise, noisy, cursor)
             cursor = settle(X, 0, X, 0, n * Vp, forms[0], noise, noisy, cursor)
-        else:
-            for i in range(Kr * Vp):
-                R[i] = S[i]
-        if slips & TURNED_CORRECTION:
-            turned(R, K, V, Vp)
         if erases:
             cursor = written(
                 E, X, Y, A, T, W, U, N, R, G, GE, B, F, n, nr, K, Kp, Vp, Cp, wide, decays, slips, on[0], forms[0],
@@ -359,8 +365,8 @@ def chunked(place, cuts, heads, order, q, k, e, v, b, g, S, room, o, forms, on, 
             for i in range(nr * Vp):
                 N[i] = X[i]
         # what is read
-        if bool(slips & TURNED_CORRECTION) != bool(slips & TURNED_READ):
-            turned(R, K, V, Vp)
+        if turned != bool(slips & TURNED_READ):
+            cursor = seen(S, R, order, K, Kr, V, Vp, not turned, on[0], forms[0], noise, noisy, cursor)
         if wide and decays:
             exponential(G, W, n * Kp)
             for i in range(n):

@@ -90,3 +90,11 @@ def test_every_slip_changes_the_answer(slip):
     right, wrong = (emulate(Core.of(p), f, Run("chunk", 64, slips=s)) for s in ((), (slip,)))
     assert np.isfinite(right[0]).all() and np.isfinite(wrong[0]).all() != overflows
     assert overflows or max(np.abs(a - b).max() for a, b in zip(right, wrong, strict=True)) > 1e-3
+
+
+@pytest.mark.parametrize("slip", [name for name in SLIPS if name not in ("factored_decay", "unmasked_decay")])
+def test_a_slip_is_the_same_whatever_the_order_of_sums(slip):
+    core = Core.of(problem("kda", trial("kda", "mamba", T=70, K=12, V=12)))
+    one, other = (emulate(core, policy("f64"), Run("chunk", 32, permutation=order, slips=(slip,))) for order in (0, 5))
+    for a, b in zip(one, other, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-11 * np.abs(a).max())
