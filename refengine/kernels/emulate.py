@@ -31,6 +31,7 @@ from . import _math
 from ._jit import inline, njit, part
 from ._simd import BYTES, at, fma, load, put, splat, store
 from .delta import dot, offset
+from .inverses import by_blocks, by_squares
 from .rounding import drawn, rounded, settle
 
 ROWS = 4  # rows of a product at a time
@@ -54,9 +55,11 @@ SLIPS = {
     "unmasked_decay": 4096,  # D above the diagonal too, times 0
     "turned_in_read": 8192,  # S' for S where q reads it, if it is square
     "turned_in_correction": 16384,  # and where W meets it
+    "squares_in_half": 32768,  # T by repeated squares in binary16
+    "blocks_in_bf16": 65536,  # T by blocks, multiplied in bfloat16
 }
 LOST, TAIL, NO_DIAGONAL, BARE_MASK, BARE_W, GATED_U, EXCLUSIVE, UNCORRECTED, LAST_DIAGONAL = list(SLIPS.values())[:9]
-TRUNCATED, NEWTON, FACTORED, UNMASKED, TURNED_READ, TURNED_CORRECTION = list(SLIPS.values())[9:]
+TRUNCATED, NEWTON, FACTORED, UNMASKED, TURNED_READ, TURNED_CORRECTION, SQUARES, BLOCKS = list(SLIPS.values())[9:]
 
 
 @part
@@ -303,7 +306,7 @@ def chunked(place, cuts, heads, order, q, k, e, v, b, g, S, room, o, forms, on, 
     cuts    [chunks + 1]: the micro-steps where chunks begin and end
     heads   (q, k, e, g, v): which head of each array [B, T or M, heads, D]; b [B, M, HV, 1]; g is the log decay
     order   of the key channels: sums over them, and the rows of S, go by it
-    forms   operand, state, output; on: which of them round at all
+    forms   operand, state, output, and what SQUARES and BLOCKS round to; on: which of the first three round at all
     rule    (micro, pre, erases, wide, decays, slips)
     """
     batch, _ = place
@@ -345,7 +348,7 @@ def chunked(place, cuts, heads, order, q, k, e, v, b, g, S, room, o, forms, on, 
         tail = slips & TAIL and c == cuts.size - 2 and c > 0 and n < cuts[c] - cuts[c - 1]
         cursor = chunk_scores(
             erases, e, batch, t, he, order, E, Kx, Q, KT, X, Y, A, P, T, G, GE, D, B, F, n, nr, K, Kp, Kr, Cp, wide,
-            pre, decays, slips, on[0], forms[0], noise, noisy, cursor, zero,
+            pre, decays, slips, on[0], forms[0], forms[3:], noise, noisy, cursor, zero,
         )  # fmt: skip
         # what is written
         take(v, batch, t, hv, X, Vp, n, nr, zero)
@@ -412,7 +415,7 @@ def chunked(place, cuts, heads, order, q, k, e, v, b, g, S, room, o, forms, on, 
 @part
 def chunk_scores(
     erases, e, batch, t, he, order, E, Kx, Q, KT, X, Y, A, P, T, G, GE, D, B, F, n, nr, K, Kp, Kr, Cp, wide, pre,
-    decays, slips, on, form, noise, noisy, cursor, zero,
+    decays, slips, on, form, coarse, noise, noisy, cursor, zero,
 ):  # fmt: skip
     """E, then A, P and T of a chunk, T and nothing else rounded."""
     gather(e, batch, t, he, order, E, Kp, n, nr, zero)
@@ -429,7 +432,14 @@ def chunk_scores(
         transpose(Kx, n, K, Kp, KT, Kr, Cp, zero)
         scalar_scores(E, Q, KT, G, B, A, P, F, n, nr, K, Kp, Cp, pre, decays, slips, zero)
     if erases:
-        invert(A, T, n, nr, Cp, slips, zero)
+        if slips & (SQUARES | BLOCKS):
+            clear(T, nr * Cp, zero)
+            if slips & SQUARES:
+                by_squares(A, T, X, F, n, Cp, coarse[0], zero)
+            else:
+                by_blocks(A, T, F, n, Cp, coarse[1], zero)
+        else:
+            invert(A, T, n, nr, Cp, slips, zero)
         if on:
             cursor = settle(T, 0, T, 0, nr * Cp, form, noise, noisy, cursor)
     return cursor

@@ -31,6 +31,7 @@ from .policy import Policy
 
 Array = NDArray[Any]
 SMALL = 2**22  # multiplications of a problem that threads only slow down
+COARSE = "f16", "bf16"  # of inverses with a precision of their own
 WIPED = -1000.0  # the log of a decay of 0: its exponential is 0 in every format
 
 
@@ -199,7 +200,7 @@ class Job:
         self.b = enter("b", "gate", 1.0)
         self.g = enter("g", "gate", 0.0)
         parts = [policy.format(part) for part in ("operand", "state", "io")]
-        self.forms = tuple(part.form(self.dtype) for part in parts)
+        self.forms = tuple(form.form(self.dtype) for form in (*parts, *map(formats.get, COARSE)))
         self.on = tuple(part.within(self.dtype) for part in parts)
         self.wide = core.g is not None and core.g.shape[3] > 1
         # T of the WY form is shared by all columns, so steps of their own are beyond it
@@ -220,7 +221,7 @@ class Job:
             if self.chunked:
                 C = -(-self.span // kernel.ROWS) * kernel.ROWS
                 Cp = -(-self.span // L) * L
-                widest = max(Kp, Vp)
+                widest = max(Kp, Vp, Cp)
                 sizes = [C * Kp] * 3 + [Kr * Cp] + [C * widest] * 2 + [C * Cp] * 3
                 sizes += [C * Kp, C * Vp, C * Vp, Kr * Vp, C * Vp, C * Kp, C * Kp, C * Kp, C, max(widest, Cp, C)]
             else:

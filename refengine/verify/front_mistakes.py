@@ -98,13 +98,29 @@ def twice(core: Core) -> Core | None:
     """q and k divided by their length once more, where the eps shows."""
     if core.problem is None or core.problem.norm is None:
         return None
-    norm = core.problem.norm
+    eps = core.problem.norm.eps
+    k = unit(core.k, eps)
+    return replace(core, q=unit(core.q, eps), k=k, e=k if core.e is core.k else core.e)
 
-    def again(x: Array) -> Array:
-        return np.asarray(x / np.sqrt((x * x).sum(axis=-1, keepdims=True) + norm.eps))
 
-    k = again(core.k)
-    return replace(core, q=again(core.q), k=k, e=k if core.e is core.k else core.e)
+def unit(x: Array, eps: float) -> Array:
+    return np.asarray(x / np.sqrt((x * x).sum(axis=-1, keepdims=True) + eps))
+
+
+def norm_first(p: Problem) -> Problem | None:
+    """What a convolution sees normalised, what comes out of it not."""
+    rules = {n: rule for n, rule in p.pairing.items() if rule.weight is not None and p.op.tensor(n).role != "value"}
+    normed = [t.name for t in p.op.inputs if t.role in ("query", "key") and p.tensors.get(t.name) is not None]
+    if p.norm is None or set(normed) != set(rules):
+        return None
+    eps, K = p.norm.eps, p.sizes["K"]
+    pasts = {n: unit(rule.past.reshape(*rule.past.shape[:2], -1, K), eps) for n, rule in rules.items()}
+    return replace(
+        p,
+        norm=None,
+        tensors={**p.tensors, **{n: unit(p.tensors[n], eps) for n in rules}},
+        pairing={**p.pairing, **{n: replace(r, past=pasts[n].reshape(r.past.shape)) for n, r in rules.items()}},
+    )
 
 
 # Shifts and short convolutions
@@ -235,6 +251,7 @@ PAIRING: dict[str, tuple[str, Callable[[Problem], Problem | None]]] = {
     ),
     "conv_bias_missing": ("the convolution without its bias [16]", partial(paired, change=unbiased)),
     "conv_weights_swapped": ("the taps of q on k and those of k on q [16]", weights_swapped),
+    "norm_before_conv": ("q and k normalised before their convolution, not after [16]", norm_first),
     "conv_history_lost": (
         "the tokens before the first taken as zero [16]",
         partial(paired, change=partial(with_past, change=np.zeros_like)),

@@ -18,7 +18,9 @@ from numpy.typing import NDArray
 from ..engine.definition import define
 from ..engine.problem import Problem
 from ..errors import InputError, nearest
+from ..kernels import elementwise
 from ..numbers import formats
+from ..numbers.bounded import apply
 from ..spec import Mutant, Op
 from .emulate import WIPED, Core, Run, emulate
 from .front_mistakes import FRONT
@@ -282,10 +284,15 @@ def reversed_tile(x: Array, core: Core) -> Array | None:
     return x if x.shape[1] > 7 else None
 
 
-def without_length(x: Array, _: Core) -> Array:
+def without_length(x: Array, _: Core, axes: tuple[int, ...] = (-1,)) -> Array:
     """Every row of o divided by its root mean square."""
-    size = np.sqrt((x.astype(np.float64) ** 2).mean(axis=-1, keepdims=True))
+    size = np.sqrt((x.astype(np.float64) ** 2).mean(axis=axes, keepdims=True))
     return np.asarray(x / np.maximum(size, 1e-6))
+
+
+def activated(x: Array, _: Core) -> Array:
+    """What a gate of the output by itself leaves."""
+    return np.asarray(x * apply(elementwise.sigmoid, x.astype(np.float64)))
 
 
 def one_token_behind(got: Outputs, core: Core) -> Outputs | None:
@@ -397,6 +404,11 @@ OVERFLOWS = {
     "factored_decay": "e^(G_i - G_m) as e^G_i e^-G_m [13]",
     "unmasked_decay": "e^(G_i - G_m) above the diagonal too, and then masked by a product with 0 [13]",
 }
+# Right in exact arithmetic: what they round is in kernels/emulate.py, its format here for comparison.
+INVERSE_ROUNDING = {
+    "squares_in_half": ("the inverse by repeated squares in float16 [15]", "f16"),
+    "blocks_in_bf16": ("blocks of the inverse multiplied in bfloat16 [15]", "bf16"),
+}
 ANSWER: dict[str, tuple[str, Callable[..., Any]]] = {
     "final_state_transposed": ("the final state written as [V, K] [2]", on("final_state", transposed)),
     "final_state_reshaped": (
@@ -407,6 +419,11 @@ ANSWER: dict[str, tuple[str, Callable[..., Any]]] = {
     "tail_unwritten": ("o zero in the partial last chunk of 64 [10]", tail_unwritten),
     "tail_ignored": ("the partial last chunk of 64 left out, of the state too [10]", tail_ignored),
     "rows_normed": ("o divided by its root mean square [18]", on("o", without_length)),
+    "rows_normed_together": (
+        "o divided by the root mean square of all heads' channels [18]",
+        on("o", partial(without_length, axes=(-2, -1))),
+    ),
+    "rows_activated": ("a SiLU on o [18]", on("o", activated)),
     "stale_column": ("the state's last column never updated [12]", stale_column),
     "zeros": ("o all zero", on("o", put(lambda x, c: ..., np.zeros_like))),
     "last_row_zero": ("the last token of one head zero", on("o", put(lambda x, c: (row(c), -1, 0), np.zeros_like))),
@@ -428,6 +445,10 @@ CATALOGUE = (
     *(Mutant(f"chunk_{name}", doc, "chunk", slips=(name,)) for name, doc in CHUNK.items()),
     Mutant("chunk_turned", "the state read as [V, K] everywhere in a chunk [2]", "chunk", slips=TURNED),
     *(Mutant(f"chunk_{name}", doc, "chunk", slips=(name,), precision=True) for name, doc in OVERFLOWS.items()),
+    *(
+        Mutant(f"chunk_{name}", doc, "chunk", slips=(name,), rounds={"operand": form}, precision=True)
+        for name, (doc, form) in INVERSE_ROUNDING.items()
+    ),
     *(Mutant(name, doc, "answer", alter) for name, (doc, alter) in ANSWER.items()),
     *(Mutant(name, doc, "rounding", rounds=rounds, precision=True) for name, (doc, rounds) in ROUNDING.items()),
 )
@@ -454,7 +475,7 @@ def defined(mutant: Mutant, p: Problem) -> Outputs:
     return {"o": o, **dict(zip(p.op.final_names(), finals, strict=True))}
 
 
-INVERSES = ("no_correction", "truncated_inverse", "one_newton_step")
+INVERSES = ("no_correction", "truncated_inverse", "one_newton_step", *INVERSE_ROUNDING)
 EXACT = Policy("exact", "f64", "f64", "f64", "f64", "f64")
 
 

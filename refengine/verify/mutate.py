@@ -22,7 +22,7 @@ from . import criteria, gradient_mistakes, mesa_mistakes
 from .emulate import Core, Run, emulate
 from .gradients import emulate as backward
 from .mistakes import EXACT as EXACT_POLICY
-from .mistakes import mutated, of
+from .mistakes import coarser, mutated, of
 from .policy import policy
 from .statistics import FAIL, PASS
 from .trials import EXACT, FRONT, REGIMES, SLACK, Draw, trial
@@ -112,14 +112,16 @@ def others_reject(judge: Judge, got: dict[str, Array]) -> dict[str, bool]:
 
 
 def shows(mutant: Mutant, core: Core, judge: Judge) -> bool:
-    """Whether the mistake changes the exact answer to this input at all; one of rounding, whether it changes a bit;
-    one of overflow, whether anything overflows."""
-    if mutant.precision and mutant.acts == "chunk":
-        other = mutated(mutant, core, judge.policy, WAY)
-        return other is not None and not all(np.isfinite(x).all() for x in other.values())
+    """Whether the mistake changes the exact answer to this input at all; one of rounding, whether it changes a bit (in
+    the chunk algebra, where products may be rounded as much by the policy, whether anything overflows)."""
     if mutant.precision:
-        right, other = emulate(core, judge.policy, WAY), mutated(mutant, core, judge.policy, WAY)
-        return other is not None and any(not np.array_equal(x, y) for x, y in zip(right, other.values(), strict=True))
+        other = mutated(mutant, core, judge.policy, WAY)
+        if other is None:
+            return False
+        if mutant.acts == "chunk" and coarser(judge.policy, mutant.rounds)[0] is None:
+            return not all(np.isfinite(x).all() for x in other.values())
+        right = emulate(core, judge.policy, WAY)
+        return any(not np.array_equal(x, y) for x, y in zip(right, other.values(), strict=True))
     wrong = mutated(mutant, core)
     if wrong is None:
         return False

@@ -25,7 +25,7 @@ SHORT = {
     "truncated_inverse": ("gated_delta_rule", "kda", "longhorn", "gated_delta_product", "rwkv7"),
     "one_newton_step": ("gated_delta_rule",),
 }
-# What cannot be seen without a decay, an erasure, or a decay by head.
+# What cannot be seen without a decay, an erasure, or a decay by head; or at all, as it only rounds.
 BLIND = {
     "tail_gate": lambda x: keeps_all(x),
     "exclusive_gate": lambda x: keeps_all(x) or x.micro > 1,
@@ -37,6 +37,8 @@ BLIND = {
     "one_newton_step": lambda x: x.e is None,
     "factored_decay": lambda x: keeps_all(x) or x.g.shape[3] > 1,
     "unmasked_decay": lambda x: keeps_all(x) or x.g.shape[3] > 1,
+    "squares_in_half": lambda x: True,
+    "blocks_in_bf16": lambda x: True,
     "turned_in_read": lambda x: x.k.shape[3] != x.v.shape[3],
     "turned_in_correction": lambda x: x.e is None or x.k.shape[3] != x.v.shape[3],
 }
