@@ -33,6 +33,8 @@ from .policy import Policy
 Array = NDArray[Any]
 NEAR = 64  # rows on either side that a row's neighbourhood has
 WORST_COUNTS = 0.8
+ALONG = [compare.WITH_TRUTH, compare.WITH_SIGN]
+LARGEST = 1.73  # of eight normal numbers in units of their deviation: the median
 SMOOTHING, FINE_SMOOTHING = 0.75, 1.0  # where nothing is rounded below the arithmetic, rows may be almost exact by luck
 QUANTILE = 0.9
 COLUMNS = " columns"  # a state seen by columns
@@ -62,7 +64,8 @@ class View:
 @dataclass(frozen=True)
 class Scale:
     """What the rows of one view are measured by: sigma and its parts; `row`, what one row alone may be measured by;
-    `bias`, the largest coherent gain of a member in units of the view's expected relative error."""
+    `bias`, the largest coherent gain of a member, or what that is by chance, in units of the view's expected relative
+    error."""
 
     sigma: Array
     row: Array
@@ -198,6 +201,7 @@ def scales(
     says at which tokens [B, T] a member's chunks begin."""
     squares: dict[str, list[list[Array]]] = {name: [] for name in true}
     gains: dict[str, list[Array]] = {name: [] for name in true}
+    alone: dict[str, list[Array]] = {name: [] for name in true}
     ends = {name: Ends(view.values.shape[:-1], policy.chunk) for name, view in true.items() if view.kind == "tokens"}
     for runs in groups:
         for found in squares.values():
@@ -207,13 +211,26 @@ def scales(
             for view in views(outputs(run)):
                 sums = moments(view.values, true[view.name])
                 squares[view.name][-1].append(sums[..., compare.SQUARES])
-                gains[view.name].append(sums.reshape(-1, compare.MOMENTS).sum(axis=0))
+                rows = sums.reshape(-1, compare.MOMENTS)
+                gains[view.name].append(rows.sum(axis=0))
+                alone[view.name].append(np.hypot.reduce(rows[:, ALONG], axis=0))
                 if starts is not None and view.name in ends:
                     ends[view.name].see(sums[..., compare.SQUARES], starts)
+    for name, view in true.items():
+        each = [np.hypot.reduce(alone[n]) / np.sqrt(len(alone[n])) for n in true if true[n].base == view.base]
+        gains[name].append(by_chance(gains[name][0], np.max(each, axis=0)))
     return {
         name: scale_of(view, squares[name], gains[name], certificates(view, bound[view.base]), policy, ends.get(name))
         for name, view in true.items()
     }
+
+
+def by_chance(sums: Array, alone: Array) -> Array:
+    """A member's sums as those of the largest of so many members would be, if rows (or columns, whichever scatter
+    more) erred independently, by `alone` together: eight numbers are few, and may all be small by luck."""
+    found = sums.copy()
+    found[ALONG] = LARGEST * alone
+    return found
 
 
 class Ends:

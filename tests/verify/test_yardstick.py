@@ -10,9 +10,9 @@ from refengine.engine.run import execute
 from refengine.numbers.formats import KAPPA
 from refengine.verify.emulate import Core, Run, emulate
 from refengine.verify.policy import policy
-from refengine.verify.statistics import FAIL, PASS, measure
+from refengine.verify.statistics import FAIL, PASS, bias_limit, measure
 from refengine.verify.trials import REGIMES, trial
-from refengine.verify.yardstick import truth_views, views, yardstick
+from refengine.verify.yardstick import scales, truth_views, views, yardstick
 
 HONEST = [Run(), Run("chunk", 16), Run("chunk", 64, splits=(1, 101)), Run("chunk", 128), Run("chunk", 48, 7)]
 
@@ -85,3 +85,16 @@ def test_what_is_not_a_number_fails():
     o, final = emulate(core, chosen, Run("chunk", 64))
     o[0, 3, 1, 2] = np.nan
     assert judged("gated_delta_rule", "mamba", "bf16", o, final)[0].level == FAIL
+
+
+def test_a_coherent_gain_is_not_measured_by_an_ensemble_whose_errors_cancel():
+    """Of few rows the sums of eight members may all be small by luck; what single rows err says how large they are."""
+    draw, y = np.random.default_rng(5), np.ones((1, 1, 16, 8))
+    signs = np.tile([1.0, -1.0], 8)
+    errors = [1e-2 * draw.permutation(signs)[:, None] * y for _ in range(8)]  # of whole rows: no member has any gain
+    true = {view.name: view for view in views({"final_state": y})}
+    scale = scales(
+        true, {"final_state": np.zeros((1, 1, 8))}, policy("bf16"), [errors], lambda e: {"final_state": y + e}
+    )
+    for found in scale.values():
+        assert bias_limit(found) == pytest.approx(3 * 1.73 / 4, rel=1e-3)
