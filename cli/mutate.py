@@ -11,6 +11,7 @@ from refengine.verify import mutate
 
 HELD_OUT = (30, 31)  # no limit was chosen by looking at these
 SMALL = (32,)
+GRADES = ("bf16", "f32")
 MESA = "mesa_net"
 
 
@@ -41,12 +42,12 @@ def command(op: str, grades: tuple[str, ...], seeds: str | None, small: bool, ev
         raise InputError(f"--seeds is {seeds!r}; it is whole numbers with commas between them.") from None
     tier = mutate.tier_e(op, chosen if len(chosen) > 1 else (chosen[0], chosen[0] + 1))
     some = 6 if small else None
-    found = [
-        make(op, grade, chosen, some)
-        for make in (mutate.matrix, mutate.gradient_matrix)
-        for grade in grades or ("bf16", "f32")
-    ]
-    found += [mutate.learner_matrix(MESA, grade, chosen, some) for grade in grades or ("bf16", "f32")]
+    rows = [(make, op, g) for make in (mutate.matrix, mutate.gradient_matrix) for g in grades or GRADES]
+    rows += [(mutate.learner_matrix, MESA, g) for g in grades or GRADES]
+    found = []
+    for i, (make, name, grade) in enumerate(rows):
+        click.echo(f"Row {i + 1} of {len(rows)}: {name}, {grade}", err=True)
+        found.append(make(name, grade, chosen, some))
     if as_json:
         click.echo(json.dumps(mutate.as_data(found, tier), allow_nan=False))
         return
