@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -144,6 +145,7 @@ class Columns:
         self.lanes = lanes(adjoint.dtype)
         self.plan: Plan = plan(adjoint.p, adjoint.heads, adjoint.columns, self.lanes, threads)
         self.room = local()
+        self.seconds_forth: list[float] = []
 
     @property
     def work(self) -> int:
@@ -187,7 +189,9 @@ class Columns:
     def forth(self, place: Task, state: Array, n: int, h: int) -> None:
         of = self.of
         found = (of.marks[n][h], of.squares[n][0, h], of.of_sequence(of.u, n, h))
+        clock = time.perf_counter()
         kernel.forth(place, of.of_head(h), *of.operands.arrays[1:], state, *found, self.scratch(), of.rule)
+        self.seconds_forth.append(time.perf_counter() - clock)
 
     def back(self, place: Task, state: Array, n: int, h: int) -> None:
         of = self.of
@@ -340,7 +344,8 @@ def adjoint(
     jobs = Columns(a, threads), Rows(a, threads), Across(a, threads)
     run_jobs(jobs, progress)
     a.forget()
-    return a.cotangents(x, tuple(job.plan for job in jobs[:2]))
+    seconds_forward = sum(jobs[0].seconds_forth) / jobs[0].plan.threads
+    return replace(a.cotangents(x, tuple(job.plan for job in jobs[:2])), seconds_forward=seconds_forward)
 
 
 def run_jobs(jobs: tuple[Any, ...], progress: Progress | None) -> None:

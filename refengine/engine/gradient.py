@@ -140,13 +140,15 @@ def of_problem(
         name: certain(wrong, np.isfinite(x).all(axis=2))
         for name, x, wrong in zip(names, found.initial, found.initial_bound, strict=True)
     }
-    ran = {
+    ran: dict[str, Any] = {
         "plan": tuple(dict.fromkeys([*([why_not] if why_not else []), *(y for x in found.plans for y in x.lines())])),
         "device": "cuda" if on_gpu else "cpu",
         "threads": max(part.threads for part in found.plans),
         "seconds": time.perf_counter() - clock,
         "certificate": found.certificate,
     }
+    if found.seconds_forward is not None:
+        ran["seconds_forward"] = found.seconds_forward
     return Gradient(gradients, bound, condition(p, lowered, found, leaves, gradients), p.conventions() | ran)
 
 

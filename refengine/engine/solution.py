@@ -39,6 +39,7 @@ class Cotangents:
     certificate: str  # what kind of bound it is
     plans: tuple[Plan, ...]
     inputs: Mapping[str, Bounded] = field(default_factory=dict)  # and of inputs that reach the family by no operand
+    seconds_forward: float | None = None  # in sweeps that only compute again what the forward did, where told apart
 
 
 @dataclass(frozen=True, repr=False)
