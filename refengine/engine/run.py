@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 from threading import Event, Lock
 from typing import Any, Protocol
@@ -13,6 +12,7 @@ from ..errors import InputError
 from ..spec import Delta, FastWeights, Mesa, Softmax
 from .carry import Carry
 from .certified import correctly_rounded, of_the_high_part
+from .crew import CREW
 from .device import home
 from .plan import Plan
 from .prepare import prepare
@@ -65,26 +65,16 @@ def run_all(job: Work, progress: Progress | None) -> None:
                 progress(finished, total)
 
     def work() -> None:
-        try:
-            while not stop.is_set():
-                with lock:
-                    task = next(tasks, None)
-                if task is None:
-                    return
-                job.run(task, stop, done)
-        except BaseException:
-            stop.set()
-            raise
+        while not stop.is_set():
+            with lock:
+                task = next(tasks, None)
+            if task is None:
+                return
+            job.run(task, stop, done)
 
-    if job.plan.threads == 1:
-        work()
-        return
-    job.compile()
-    with ThreadPoolExecutor(job.plan.threads - 1) as pool:
-        others = [pool.submit(work) for _ in range(job.plan.threads - 1)]
-        work()
-        for other in others:
-            other.result()
+    if job.plan.threads > 1:
+        job.compile()
+    CREW.share(work, job.plan.threads, stop)
 
 
 class NoWindows(Exception):  # noqa: N818  # no error of anybody's: the caller solves the whole at once
